@@ -1,0 +1,10 @@
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod engine;
+pub mod net;
+pub mod node;
+pub mod resp;
+pub mod store;
+pub mod web;
