@@ -315,12 +315,7 @@ impl CheckpointReader {
         Ok(Part::Block)
     }
 
-    fn footer(
-        &self,
-        head: &[u8],
-        crc: u32,
-        buf: &mut Vec<u8>,
-    ) -> Result<Part, CheckpointFault> {
+    fn footer(&self, head: &[u8], crc: u32, buf: &mut Vec<u8>) -> Result<Part, CheckpointFault> {
         if head.len() < FOOTER_BYTES {
             return self.damaged("an unfinished footer");
         }

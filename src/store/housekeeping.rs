@@ -116,7 +116,9 @@ impl Housekeeper {
                 let state = self.shared.state.lock();
                 let oldest = state.oldest();
                 let segment = state.segments.iter().rev().find(|s| s.first <= next);
-                segment.ok_or(ReadError::Gone { lsn: next, oldest })?.clone()
+                segment
+                    .ok_or(ReadError::Gone { lsn: next, oldest })?
+                    .clone()
             };
             let Some(file) = self.open(&segment, next)? else {
                 continue;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The file whose advisory lock stands for the directory. It is never removed: removing a lock file lets two
 /// processes lock two files of one name.
-pub const LOCK_FILE: &str = "LOCK";
+pub(super) const LOCK_FILE: &str = "LOCK";
 
 /// An owned data directory; released when dropped, or by the kernel when the process ends in whatever way.
 #[derive(Debug)]

@@ -33,7 +33,9 @@ pub struct Syncer {
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// Nothing was written; the log goes on.
-    #[error("a batch of {bytes} bytes is over the limit of {MAX_RECORD_BYTES}; nothing was written")]
+    #[error(
+        "a batch of {bytes} bytes is over the limit of {MAX_RECORD_BYTES}; nothing was written"
+    )]
     TooLarge { bytes: usize },
     /// The batch is not acknowledged, though a restart may find it whole. Earlier batches are where they were. The
     /// log takes no more until a restart.
@@ -55,7 +57,9 @@ pub enum SyncError {
     )]
     Disk { durable: Lsn, source: DiskError },
     /// Nothing was tried: an earlier sync failed.
-    #[error("batches after {durable} cannot be made durable, because of an earlier failure: {reason}")]
+    #[error(
+        "batches after {durable} cannot be made durable, because of an earlier failure: {reason}"
+    )]
     Poisoned { durable: Lsn, reason: Arc<str> },
 }
 

@@ -113,10 +113,7 @@ impl MemDisk {
     pub fn crash(&self, keep: &mut dyn FnMut(Unsynced<'_>) -> Keep) {
         let inner = &mut *self.inner.lock();
         let of = inner.unsynced_names.len();
-        for (index, change) in std::mem::take(&mut inner.unsynced_names)
-            .iter()
-            .enumerate()
-        {
+        for (index, change) in std::mem::take(&mut inner.unsynced_names).iter().enumerate() {
             match keep(Unsynced::Name { index, of }) {
                 Keep::Nothing | Keep::First(0) => {}
                 Keep::All | Keep::First(_) => change.apply(&mut inner.durable_names),
@@ -403,7 +400,11 @@ impl Inner {
         if fault == Some(Fault::Halt) {
             self.halted = true;
         }
-        if self.halted { Some(Fault::Halt) } else { fault }
+        if self.halted {
+            Some(Fault::Halt)
+        } else {
+            fault
+        }
     }
 }
 

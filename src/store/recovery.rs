@@ -15,6 +15,7 @@ use super::{FORMAT, KEPT_CHECKPOINTS, Lsn, OLDEST_FORMAT, Options, SEGMENT_BYTES
 pub struct Recovery {
     disk: Arc<dyn Disk>,
     segments: Vec<Lsn>,
+    meta: Vec<u8>,
     skip_bytes: u64,
     report: Report,
 }
@@ -147,7 +148,12 @@ impl Store {
         let state = state(&found, &chosen, &scan, &segments);
         let recovery = Recovery {
             disk: Arc::clone(&disk),
-            segments: segments.iter().filter(|s| s.read).map(|s| s.first).collect(),
+            segments: segments
+                .iter()
+                .filter(|s| s.read)
+                .map(|s| s.first)
+                .collect(),
+            meta: chosen.meta,
             skip_bytes: scan.behind_bytes.saturating_sub(options.redeliver_bytes),
             report,
         };
@@ -169,9 +175,8 @@ impl Recovery {
         let mut buf = Vec::new();
         let base = self.report.checkpoint.unwrap_or(0);
         if let Some(lsn) = self.report.checkpoint {
-            let mut reader = self.checkpoint(lsn)?;
-            while self.part(&mut reader, lsn, &mut buf)? == Part::Block {}
-            visit(Recovered::Checkpoint { lsn, meta: &buf }).map_err(ReplayError::Visitor)?;
+            let meta = &self.meta;
+            visit(Recovered::Checkpoint { lsn, meta }).map_err(ReplayError::Visitor)?;
         }
         let mut skip = self.skip_bytes;
         self.records(1..=base, &mut buf, &mut |lsn, payload| {
@@ -281,6 +286,7 @@ impl Inventory {
 #[derive(Debug, Default)]
 struct Chosen {
     checkpoint: Option<Lsn>,
+    meta: Vec<u8>,
     damaged: Option<Lsn>,
 }
 
@@ -291,8 +297,9 @@ fn choose_checkpoint(disk: &dyn Disk, found: &Inventory) -> Result<Chosen, OpenE
     for lsn in found.checkpoints.iter().rev() {
         let path = disk.path(&checkpoint::file_name(*lsn));
         match verify_checkpoint(disk, *lsn) {
-            Ok(()) => {
+            Ok(meta) => {
                 chosen.checkpoint = Some(*lsn);
+                chosen.meta = meta;
                 break;
             }
             Err(CheckpointFault::Disk(error)) => return Err(error.into()),
@@ -320,12 +327,13 @@ fn choose_checkpoint(disk: &dyn Disk, found: &Inventory) -> Result<Chosen, OpenE
     }
 }
 
-fn verify_checkpoint(disk: &dyn Disk, lsn: Lsn) -> Result<(), CheckpointFault> {
+/// Reads all of it and returns its meta.
+fn verify_checkpoint(disk: &dyn Disk, lsn: Lsn) -> Result<Vec<u8>, CheckpointFault> {
     let file = disk.open(&checkpoint::file_name(lsn))?;
     let mut reader = CheckpointReader::open(file, lsn)?;
     let mut buf = Vec::new();
     while reader.next(&mut buf)? == Part::Block {}
-    Ok(())
+    Ok(buf)
 }
 
 fn scan_log(
@@ -376,9 +384,9 @@ fn settle<'a>(disk: &dyn Disk, scan: &'a Scan) -> Result<Vec<&'a Scanned>, DiskE
     let segments: Vec<_> = scan.segments.iter().filter(|s| s.last >= s.first).collect();
     for segment in segments.iter().filter(|s| s.read) {
         let name = segment::file_name(segment.first);
-        if segment.last > scan.claim {
+        if segment.torn || segment.last > scan.claim {
             // Copied rather than synced: after a failed sync the system may hold pages for clean that never reached
-            // the disk.
+            // the disk. And a torn end must be gone for good before a later segment vouches for this one.
             let mut bytes = Vec::new();
             read_all(&*disk.open(&name)?, &mut bytes)?;
             bytes.truncate(segment.end as usize);
@@ -421,7 +429,10 @@ fn begin(
         file.write_at(0, &header.encode())
     })?;
     state.begin_segment(&header, Arc::clone(&file), false);
-    Ok(Store::start(Arc::new(Shared::new(disk, options, state)), file))
+    Ok(Store::start(
+        Arc::new(Shared::new(disk, options, state)),
+        file,
+    ))
 }
 
 fn report(found: &Inventory, chosen: &Chosen, scan: &Scan) -> Report {

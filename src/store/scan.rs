@@ -1,10 +1,10 @@
 //! Looks through the log at start and tells what an interrupted write left from what must not be: a torn tail from
 //! damage. FORMAT.md has the argument.
 
+use super::Lsn;
 use super::disk::{Disk, DiskError, DiskFile, read_all};
 use super::recovery::OpenError;
 use super::segment::{self, HEADER_BYTES, HeaderFault, Kind, Next, SegmentHeader};
-use super::Lsn;
 
 /// What is known of the log before it is read.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub(super) struct Scanned {
     pub(super) end: u64,
     pub(super) len: u64,
     pub(super) read: bool,
+    /// There is more than zeros behind its end.
+    pub(super) torn: bool,
 }
 
 /// A tail that no sync had covered.
@@ -147,6 +149,7 @@ impl Scanner<'_> {
                     end,
                     len: end,
                     read: false,
+                    torn: false,
                 });
                 continue;
             }
@@ -203,6 +206,7 @@ impl Scanner<'_> {
             end: offset as u64,
             len: self.buf.len() as u64,
             read: true,
+            torn: broken.is_some(),
         });
         Ok(broken)
     }
@@ -219,7 +223,10 @@ impl Scanner<'_> {
                 true => broken.offset as usize,
                 false => 0,
             };
-            read_all(&*self.disk.open(&segment::file_name(*first))?, &mut self.buf)?;
+            read_all(
+                &*self.disk.open(&segment::file_name(*first))?,
+                &mut self.buf,
+            )?;
             bytes += used(&self.buf[from.min(self.buf.len())..]);
         }
         let file = segment::file_name(self.plan.firsts[broken.index]);
@@ -277,5 +284,8 @@ fn at(index: usize, offset: u64, found: &str) -> Break {
 
 /// Length without the zeros at the end.
 fn used(bytes: &[u8]) -> u64 {
-    bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1)
+    bytes
+        .iter()
+        .rposition(|b| *b != 0)
+        .map_or(0, |at| at as u64 + 1)
 }

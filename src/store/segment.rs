@@ -302,7 +302,11 @@ mod tests {
         bytes.push(0);
         bytes.extend(record(12, 10, b"proof"));
         assert_eq!(highest_claim(&bytes, 10, 10), Some(10));
-        assert_eq!(highest_claim(&bytes, 10, 12), Some(0), "too early to matter");
+        assert_eq!(
+            highest_claim(&bytes, 10, 12),
+            Some(0),
+            "too early to matter"
+        );
 
         // Headers all the way, each promising a long payload that never matches.
         let mut trap = Vec::new();
