@@ -228,7 +228,7 @@ impl Recovery {
         &self,
         range: std::ops::RangeInclusive<Lsn>,
         buf: &mut Vec<u8>,
-        visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), E>,
+        visit: &mut impl FnMut(Lsn, &[u8]) -> Result<(), E>,
     ) -> Result<(), ReplayError<E>> {
         for (index, first) in self.segments.iter().enumerate() {
             let next = self.segments.get(index + 1);
