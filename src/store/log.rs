@@ -155,6 +155,7 @@ impl Store {
         self.buf.clear();
         self.buf.resize(RECORD_HEADER_BYTES, 0);
         fill(&mut self.buf);
+        assert!(self.buf.len() >= RECORD_HEADER_BYTES, "fill only appends");
         let result = self.write_record(now_ms, Kind::Data);
         if self.buf.capacity() > BUFFER_KEPT_BYTES {
             self.buf = Vec::new();

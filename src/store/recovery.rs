@@ -374,10 +374,10 @@ fn scan_log(
 /// Makes what the scan found sound all there is, durably, and returns the segments that stay.
 fn settle<'a>(disk: &dyn Disk, scan: &'a Scan) -> Result<Vec<&'a Scanned>, DiskError> {
     if let Some(tail) = &scan.tail {
-        // From the end, each durably, so that a crash on the way leaves a shorter tail and never a hole.
-        for first in tail.remove.iter().rev() {
+        // Durable with the directory's next sync, at the latest when the new segment begins. Should a crash before
+        // that keep some of them, nothing in them proves more than it did now.
+        for first in &tail.remove {
             disk.remove(&segment::file_name(*first))?;
-            disk.sync_dir()?;
         }
     }
     // One without records has the name of the segment about to begin, which replaces it.

@@ -197,7 +197,11 @@ fn a_failed_sync_is_final_and_a_restart_writes_the_lost_again() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// Any mixture of doings, with a crash of any kind in between lives.
     #[test]

@@ -210,3 +210,54 @@ fn records_inside_a_payload_are_not_taken_for_records() {
         (1, 1)
     );
 }
+
+#[test]
+fn the_first_record_after_a_sync_vouches_for_the_one_before() {
+    let disk = MemDisk::new();
+    let (mut store, ..) = recover(&disk).unwrap();
+    let mut app = App::default();
+    app.append(&mut store).unwrap();
+    app.sync(&store).unwrap();
+    disk.kill();
+    let one = disk.copy();
+    one.flip("log-0000000000000001.seg", 70, 0);
+    assert_eq!(recover(&one).unwrap().1.state, [], "nothing vouches yet");
+
+    let (mut store, ..) = recover(&disk).unwrap();
+    app.append(&mut store).unwrap();
+    disk.kill();
+    disk.remove("log-0000000000000002.seg").unwrap();
+    let two = disk.copy();
+    let mut content = disk.content("log-0000000000000001.seg").unwrap();
+    let mut record = vec![0; segment::RECORD_HEADER_BYTES];
+    segment::seal_record(&mut record, 2, 1, segment::Kind::Data);
+    content.extend(record);
+    content[70] ^= 1;
+    two.overwrite("log-0000000000000001.seg", content);
+    let error = recover(&two).unwrap_err();
+    assert!(
+        matches!(error, OpenError::Damaged { offset: 40, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_checkpoint_vouches_for_the_log_before_it() {
+    let disk = MemDisk::new();
+    let (mut store, ..) = recover(&disk).unwrap();
+    let mut app = App::default();
+    for _ in 0..3 {
+        app.append(&mut store).unwrap();
+    }
+    app.checkpoint(&store).unwrap();
+    // Finished means durable.
+    disk.crash(&mut |_| Keep::Nothing);
+    let last = disk.content("log-0000000000000001.seg").unwrap();
+    let byte = last.iter().rposition(|b| *b != 0).unwrap();
+    let one = disk.copy();
+    one.flip("log-0000000000000001.seg", byte, 0);
+    let error = recover(&one).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    let (_, got, _) = recover(&disk).unwrap();
+    assert_eq!((got.checkpoint, got.state), (Some(3), app.written));
+}
