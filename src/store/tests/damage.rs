@@ -261,3 +261,33 @@ fn a_checkpoint_vouches_for_the_log_before_it() {
     let (_, got, _) = recover(&disk).unwrap();
     assert_eq!((got.checkpoint, got.state), (Some(3), app.written));
 }
+
+#[test]
+fn a_witness_counts_however_far_behind_the_break_it_is() {
+    let disk = MemDisk::new();
+    let options = Options {
+        segment_bytes: 4096,
+        ..options()
+    };
+    let (mut store, _) = Store::open(Arc::new(disk.clone()), options, 0).unwrap();
+    for _ in 0..170 {
+        store.append(0, b"").unwrap();
+    }
+    store.syncer().sync().unwrap();
+    store.append(0, b"").unwrap();
+    drop(store);
+    disk.kill();
+    let names = segments(&disk);
+    assert_eq!(names.len(), 2);
+    let mut last = disk.content(&names[1]).unwrap();
+    last.truncate(last.iter().rposition(|b| *b != 0).unwrap() + 1);
+    disk.overwrite(&names[1], last);
+    let fifth = segment::HEADER_BYTES + 4 * segment::RECORD_HEADER_BYTES;
+    disk.flip(&names[0], fifth + 8, 0);
+    match open(&disk).unwrap_err() {
+        OpenError::Damaged { file, offset, .. } => {
+            assert!(file.ends_with(&names[0]) && offset as usize == fifth);
+        }
+        other => panic!("{other}"),
+    }
+}
