@@ -101,8 +101,8 @@ impl Housekeeper {
         self.shared.state.lock().segments.len()
     }
 
-    /// Reads records from number `from` on, until `visit` returns false or the log, as it was at the call, ends. Meant for what memory has
-    /// let go of: two reads a record, and a walk from the start of the segment.
+    /// Reads records from number `from` on, until `visit` returns false or the log, as it was at the call, ends.
+    /// Meant for what memory has let go of: two reads a record, and a walk from the start of the segment.
     pub fn read_from(
         &self,
         from: Lsn,

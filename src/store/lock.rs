@@ -48,7 +48,7 @@ impl DirLock {
             dir: dir.to_owned(),
             source,
         };
-        std::fs::create_dir_all(dir).map_err(io)?;
+        create_durably(dir).map_err(io)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -76,6 +76,23 @@ impl DirLock {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Syncs the parent too: all that is ever synced in a directory is lost with the directory's own name.
+fn create_durably(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    create_durably(parent)?;
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {
@@ -110,5 +127,10 @@ mod tests {
         assert!(text.contains(&dir.path().display().to_string()));
         drop(first);
         DirLock::acquire(dir.path()).unwrap();
+        let nested = dir.path().join("a/b");
+        assert_eq!(DirLock::acquire(&nested).unwrap().dir(), nested);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let error = DirLock::acquire(&dir.path().join("file")).unwrap_err();
+        assert!(matches!(error, LockError::Io { .. }), "{error}");
     }
 }
