@@ -12,7 +12,7 @@ use tidings_proto::{
 
 /// What a vector encodes.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     /// The body of a HELLO frame.
     Hello(Hello),
     /// The body of a message's frame.
@@ -31,7 +31,7 @@ pub enum Value {
 }
 
 impl Value {
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Hello(hello) => frame::encode_hello(hello).split_off(frame::PREFIX),
             Self::Message(message) => frame::encode_message(message).split_off(frame::PREFIX),
@@ -46,7 +46,7 @@ impl Value {
     }
 
     /// The value for people.
-    pub fn show(&self) -> String {
+    pub(crate) fn show(&self) -> String {
         match self {
             Self::Hello(value) => format!("{value:?}"),
             Self::Message(value) => format!("{value:?}"),
@@ -62,12 +62,12 @@ impl Value {
 }
 
 /// The vectors of one file.
-pub struct Family {
-    pub file: &'static str,
-    pub vectors: Vec<(&'static str, Value)>,
+pub(crate) struct Family {
+    pub(crate) file: &'static str,
+    pub(crate) vectors: Vec<(&'static str, Value)>,
 }
 
-pub fn families() -> Vec<Family> {
+pub(crate) fn families() -> Vec<Family> {
     vec![
         Family { file: "hello.txt", vectors: hellos() },
         Family { file: "op.txt", vectors: ops() },
@@ -82,16 +82,16 @@ pub fn families() -> Vec<Family> {
     ]
 }
 
-pub fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
-pub fn actor(node: &str, incarnation: u64) -> Actor {
+pub(crate) fn actor(node: &str, incarnation: u64) -> Actor {
     Actor { node: name(node), incarnation }
 }
 
 /// A run of these ops.
-pub fn run(actor: Actor, first: u64, base: Stamp, actors: &[Actor], ops: &[Op<'_, WireDot>]) -> Run {
+pub(crate) fn run(actor: Actor, first: u64, base: Stamp, actors: &[Actor], ops: &[Op<'_, WireDot>]) -> Run {
     let bytes = ops.iter().flat_map(|op| postcard::to_stdvec(op).unwrap()).collect();
     Run { actor, first, count: ops.len() as u32, base, actors: actors.to_vec(), ops: bytes }
 }
