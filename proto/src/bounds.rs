@@ -26,11 +26,13 @@ pub const RUN_OPS: usize = 1 << 16;
 /// Most runs in one message.
 pub const RUNS: usize = 1 << 16;
 /// Most actors in the table of a run or a block.
-pub const ACTORS: usize = 1 << 12;
+pub const ACTORS: usize = 1 << 16;
 /// Target size of a batch of runs in one answer; a single larger op travels alone.
 pub const BATCH: usize = 1 << 20;
 /// Target size of a block; a single larger cell travels alone.
 pub const BLOCK: usize = 256 << 10;
+/// Longest HELLO frame: nothing larger is read before the peer has been accepted.
+pub const HELLO_FRAME: usize = 8 << 10;
 /// Longest frame on the news lane: HELLO, announcements, requests, small ops.
 pub const NEWS_FRAME: usize = 1 << 20;
 /// Longest frame on the bulk lane: one op of the largest value must fit.

@@ -49,6 +49,7 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// The HELLO in a frame's body (without prefix).
 pub fn decode_hello(body: &[u8]) -> Result<Hello, DecodeError> {
+    bound("hello", body.len(), bounds::HELLO_FRAME)?;
     let hello: Hello = limit::decode_all(body, "hello")?;
     hello.check()?;
     Ok(hello)

@@ -237,6 +237,7 @@ fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeErr
         Ok(())
     };
     let mut writes = 0;
+    let mut added: SmallVec<[&[u8]; 1]> = SmallVec::new();
     for edit in &op.edits {
         match edit {
             Edit::Write { supersedes, value } => {
@@ -245,7 +246,12 @@ fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeErr
                 writes += 1;
             }
             Edit::Erase { dots } => dots.iter().try_for_each(dot)?,
-            Edit::Add { element, supersedes: dots } | Edit::Remove { element, dots } => {
+            Edit::Add { element, supersedes } => {
+                bound("element", element.len(), bounds::ELEMENT)?;
+                supersedes.iter().try_for_each(dot)?;
+                added.push(element);
+            }
+            Edit::Remove { element, dots } => {
                 bound("element", element.len(), bounds::ELEMENT)?;
                 dots.iter().try_for_each(dot)?;
             }
@@ -262,8 +268,8 @@ fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeErr
             Edit::Close { birth, .. } => own_birth(*birth)?,
         }
     }
-    if writes > 1 {
-        return Err(DecodeError::malformed("op", "it gives one dot two values"));
+    if writes > 1 || !distinct(added.iter()) {
+        return Err(DecodeError::malformed("op", "it makes its dot live twice in one cell"));
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Arbitrary values of the wire, all of them valid.
 
+use std::collections::BTreeSet;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -111,6 +113,11 @@ fn edit(places: usize) -> impl Strategy<Value = OwnEdit> {
 fn op(places: usize) -> impl Strategy<Value = OwnOp> {
     let write = option::of((vec(op_dot(places), 0..4), bytes()));
     (number(), bytes(), write, vec(edit(places), 0..4)).prop_map(|(stamp, key, write, mut edits)| {
+        let mut added = BTreeSet::new();
+        edits.retain(|edit| match edit {
+            OwnEdit::Add(element, _) => added.insert(element.clone()),
+            _ => true,
+        });
         edits.extend(write.map(|(dots, value)| OwnEdit::Write(dots, value)));
         OwnOp { stamp: stamp >> 1, key, edits }
     })
