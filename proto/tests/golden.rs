@@ -179,3 +179,37 @@ fn every_variant_has_a_vector() {
     assert_eq!(merge.len(), 9, "every variant of Sync");
     assert_eq!(cells.len(), 3, "every variant of CellState");
 }
+
+/// The specification promises that no vector, cut short, is a value of its own.
+#[test]
+fn a_vector_cut_short_is_refused() {
+    for (name, value) in families().into_iter().flat_map(|family| family.vectors) {
+        let bytes = value.encode();
+        if !matches!(value, Value::Digest(_) | Value::Frame(_) | Value::HelloFrame(_)) {
+            let cut = std::panic::catch_unwind(|| decodes(&value, &bytes[..bytes.len() - 1]));
+            assert!(!cut.unwrap_or(false), "{name}");
+        }
+    }
+}
+
+/// The table of bounds in the specification says what the code does.
+#[test]
+fn the_specification_has_the_bounds() {
+    use tidings_proto::bounds::*;
+    let spec = fs::read_to_string(path("../SPEC.md")).unwrap();
+    macro_rules! stands {
+        ($($name:ident)*) => {$(
+            let row = format!("| {} | {} |", stringify!($name), thousands($name));
+            assert!(spec.contains(&row), "SPEC.md lacks {row}");
+        )*};
+    }
+    stands!(NAME KEY ELEMENT VALUE ITEMS EDITS DOTS OP RUN_OPS RUNS ACTORS BATCH BLOCK HELLO_FRAME NEWS_FRAME);
+    stands!(BULK_FRAME SEEN PULL_KEYS PARKED MEMBERS ADDRESSES TEXT FIGURES);
+}
+
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap()).collect();
+    groups.join(",")
+}
