@@ -37,8 +37,8 @@ pub const HELLO_FRAME: usize = 8 << 10;
 pub const NEWS_FRAME: usize = 1 << 20;
 /// Longest frame on the bulk lane: one op of the largest value must fit.
 pub const BULK_FRAME: usize = OP + (512 << 10);
-/// Most entries in a version vector on the wire.
-pub const SEEN: usize = 1 << 15;
+/// Most entries in a version vector on the wire: all incarnations that ever wrote. Most ranges in one list.
+pub const SEEN: usize = 1 << 18;
 /// Most parked removals beside a snapshot.
 pub const PARKED: usize = 1 << 16;
 /// Most keys that one pull may name.
