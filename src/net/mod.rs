@@ -1,1 +1,4 @@
+//! QUIC between nodes: certificates, TLS, the endpoint, links and dialling.
 
+pub mod certs;
+pub mod identity;
