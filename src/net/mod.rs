@@ -2,3 +2,5 @@
 
 pub mod certs;
 pub mod identity;
+mod reason;
+pub mod tls;
