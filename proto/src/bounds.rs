@@ -1,0 +1,41 @@
+//! Every limit of the wire, in one place. Sizes are in bytes.
+//!
+//! A receiver refuses what is over a bound before it allocates anything for it,
+//! and closes the link with a reason; a sender never produces it.
+
+/// Longest realm or node name.
+pub const NAME: usize = 63;
+/// Longest key.
+pub const KEY: usize = 64 << 10;
+/// Longest element of a set.
+pub const ELEMENT: usize = 1 << 20;
+/// Longest value of a register.
+pub const VALUE: usize = 16 << 20;
+/// Most edits in one op.
+pub const EDITS: usize = 1 << 16;
+/// Longest encoded op. An op of several elements is split by its author well before.
+pub const OP: usize = VALUE + KEY + (256 << 10);
+/// Most ops in one run.
+pub const RUN_OPS: usize = 1 << 16;
+/// Most actors in the table of a run or a block.
+pub const ACTORS: usize = 1 << 12;
+/// Target size of a batch of runs in one answer; a single larger op travels alone.
+pub const BATCH: usize = 1 << 20;
+/// Target size of a block; a single larger cell travels alone.
+pub const BLOCK: usize = 256 << 10;
+/// Longest frame on the news lane: HELLO, announcements, requests, small ops.
+pub const NEWS_FRAME: usize = 1 << 20;
+/// Longest frame on the bulk lane: one op of the largest value must fit.
+pub const BULK_FRAME: usize = OP + (512 << 10);
+/// Most entries in a version vector on the wire.
+pub const SEEN: usize = 1 << 15;
+/// Most keys that one pull may name.
+pub const PULL_KEYS: usize = 1 << 10;
+/// Most members named in one message.
+pub const MEMBERS: usize = 1 << 10;
+/// Most addresses of one member.
+pub const ADDRESSES: usize = 8;
+/// Longest address, zone or reason text.
+pub const TEXT: usize = 256;
+/// Most figures in a stats answer.
+pub const FIGURES: usize = 1 << 10;

@@ -1,0 +1,333 @@
+//! What nodes say: HELLO, and the messages of push, pull, sync and stats.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::cell::ParkedState;
+use crate::{Actor, DecodeError, KeyState, Name, Run, SeenDigest, SeenEntries, bound, bounds};
+
+/// The two streams of a link in either direction. A large answer on the bulk
+/// lane never delays what is announced or asked on the news lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Small and urgent: HELLO, announcements with small ops, requests.
+    News,
+    /// Large: batches of ops, blocks, cells.
+    Bulk,
+}
+
+/// The first message either way, alone on the news lane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Lowest and highest protocol version spoken.
+    pub versions: (u16, u16),
+    /// The realm; another one's is refused.
+    pub realm: Name,
+    /// The sender as an author of writes; its node must be the certificate's.
+    pub actor: Actor,
+    /// Zone label; empty if none.
+    pub zone: String,
+    /// Where the sender can be reached, as `host:port`.
+    pub addresses: Vec<String>,
+    /// The sender's wall clock, in milliseconds since the Unix epoch.
+    pub clock: u64,
+}
+
+/// Everything after HELLO.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// News, with or without the ops themselves.
+    Push(Push),
+    /// Requests for ops and cells, and their answers.
+    Pull(Pull),
+    /// Anti-entropy.
+    Sync(Sync),
+    /// Figures.
+    Stats(Stats),
+    /// Whom the sender knows.
+    Members(Vec<Member>),
+    /// The sender is going on purpose.
+    Leave,
+}
+
+/// What the sender has, as far as the receiver is not known to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Entries of the sender's version vector.
+    pub have: SeenEntries,
+    /// Ops, inline.
+    pub runs: Vec<Run>,
+}
+
+/// Requests by the side that lacks something, and the answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pull {
+    /// Send these ops.
+    Ops {
+        /// Chosen by the asker, repeated in the answer.
+        id: u64,
+        /// What is lacking.
+        ranges: Vec<Range>,
+    },
+    /// Ops as asked, in order, as many as fit.
+    Batch {
+        /// The request's.
+        id: u64,
+        /// The ops.
+        runs: Vec<Run>,
+        /// What the log no longer reaches: only a context merge can bring it.
+        missing: Vec<Range>,
+        /// Whether ranges asked for are left over; ask again.
+        more: bool,
+    },
+    /// Send these cells, with all versions and metadata.
+    Keys {
+        /// Chosen by the asker, repeated in the answer.
+        id: u64,
+        /// The keys; none for all.
+        keys: Vec<ByteBuf>,
+        /// Where to go on, as the previous answer said; 0 at first. Only without keys.
+        cursor: u64,
+        /// Key names alone.
+        names_only: bool,
+    },
+    /// Cells as asked.
+    Cells {
+        /// The request's.
+        id: u64,
+        /// The actors that the cells' dots name: place n is `actors[n]`.
+        actors: Vec<Actor>,
+        /// The cells by key; without cells if only names were asked for.
+        keys: Vec<KeyState>,
+        /// Where to go on; 0 if this is all.
+        cursor: u64,
+    },
+}
+
+/// Consecutive numbers of one actor, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Whose.
+    pub actor: Actor,
+    /// The first, from 1.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+/// Anti-entropy: compare version vectors, ship what is missing from the log;
+/// where the log does not reach, a context merge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sync {
+    /// "This is what I have seen."
+    Syn {
+        /// Chosen by the asker, repeated in the answers.
+        id: u64,
+        /// Digest of the sender's version vector.
+        digest: SeenDigest,
+        /// The vector itself if it is small; else the receiver answers without ops.
+        entries: Option<SeenEntries>,
+        /// How many bytes of ops the receiver may answer with.
+        credit: u32,
+    },
+    /// The answer to `Syn`.
+    Ack {
+        /// The request's.
+        id: u64,
+        /// None if the digests are equal, else the sender's version vector.
+        entries: Option<SeenEntries>,
+        /// Ops that the asker lacks, within its credit.
+        runs: Vec<Run>,
+    },
+    /// The asker's turn: ops that the other lacks.
+    Ack2 {
+        /// The request's.
+        id: u64,
+        /// The ops.
+        runs: Vec<Run>,
+    },
+    /// Begin a context merge: send the whole state, as one snapshot.
+    Merge {
+        /// Chosen by the asker, repeated in the answers.
+        id: u64,
+    },
+    /// The snapshot's context. Blocks follow as credit allows.
+    Context {
+        /// The request's.
+        id: u64,
+        /// The version vector that the blocks belong to.
+        seen: SeenEntries,
+        /// Parked removals of the same moment.
+        parked: Vec<ParkedState>,
+    },
+    /// The receiver can take this many more blocks.
+    Credit {
+        /// The request's.
+        id: u64,
+        /// How many more.
+        blocks: u32,
+    },
+    /// One encoded [`crate::Block`].
+    Block {
+        /// The request's.
+        id: u64,
+        /// Its place among the blocks, from 0.
+        index: u32,
+        /// The block.
+        #[serde(with = "serde_bytes")]
+        block: Vec<u8>,
+    },
+    /// No more blocks: the receiver may commit.
+    End {
+        /// The request's.
+        id: u64,
+        /// How many blocks there were.
+        blocks: u32,
+    },
+    /// The session is over without a result; it leaves no trace.
+    Abort {
+        /// The request's.
+        id: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One node's figures, so that one node can report on all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stats {
+    /// Send yours.
+    Ask {
+        /// Chosen by the asker, repeated in the answer.
+        id: u64,
+    },
+    /// The figures by name.
+    Figures {
+        /// The request's.
+        id: u64,
+        /// Names and values.
+        figures: Vec<(String, u64)>,
+    },
+}
+
+/// A member as another node knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: Name,
+    /// Its zone; empty if none.
+    pub zone: String,
+    /// Where it can be reached, as `host:port`.
+    pub addresses: Vec<String>,
+}
+
+impl Message {
+    /// The kind, as metrics label it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Push(_) => "push",
+            Self::Pull(Pull::Ops { .. }) => "pull",
+            Self::Pull(Pull::Batch { .. }) => "batch",
+            Self::Pull(Pull::Keys { .. }) => "pull_keys",
+            Self::Pull(Pull::Cells { .. }) => "cells",
+            Self::Sync(Sync::Syn { .. }) => "syn",
+            Self::Sync(Sync::Ack { .. }) => "ack",
+            Self::Sync(Sync::Ack2 { .. }) => "ack2",
+            Self::Sync(Sync::Block { .. }) => "block",
+            Self::Sync(_) => "merge",
+            Self::Stats(_) => "stats",
+            Self::Members(_) => "members",
+            Self::Leave => "leave",
+        }
+    }
+
+    /// Every value of [`Message::kind`].
+    pub const KINDS: &'static [&'static str] = &[
+        "push",
+        "pull",
+        "batch",
+        "pull_keys",
+        "cells",
+        "syn",
+        "ack",
+        "ack2",
+        "block",
+        "merge",
+        "stats",
+        "members",
+        "leave",
+    ];
+
+    /// The lane on which it travels.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Pull(Pull::Batch { .. } | Pull::Cells { .. })
+            | Self::Sync(
+                Sync::Ack { .. }
+                | Sync::Ack2 { .. }
+                | Sync::Context { .. }
+                | Sync::Block { .. }
+                | Sync::End { .. },
+            ) => Lane::Bulk,
+            _ => Lane::News,
+        }
+    }
+
+    /// Checks what the types do not: counts, lengths, order.
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        let runs = |runs: &[Run]| runs.iter().try_for_each(Run::check);
+        match self {
+            Self::Push(push) => {
+                push.have.check()?;
+                runs(&push.runs)
+            }
+            Self::Pull(Pull::Ops { ranges, .. }) => check_ranges(ranges),
+            Self::Pull(Pull::Batch { runs: ops, missing, .. }) => {
+                runs(ops)?;
+                check_ranges(missing)
+            }
+            Self::Pull(Pull::Keys { keys, .. }) => {
+                bound("keys", keys.len(), bounds::PULL_KEYS)?;
+                keys.iter().try_for_each(|key| bound("key", key.len(), bounds::KEY))
+            }
+            Self::Sync(Sync::Syn { entries: Some(entries), .. }) => entries.check(),
+            Self::Sync(Sync::Ack { entries, runs: ops, .. }) => {
+                entries.iter().try_for_each(SeenEntries::check)?;
+                runs(ops)
+            }
+            Self::Sync(Sync::Ack2 { runs: ops, .. }) => runs(ops),
+            Self::Sync(Sync::Context { seen, .. }) => seen.check(),
+            Self::Sync(Sync::Abort { reason, .. }) => bound("reason", reason.len(), bounds::TEXT),
+            Self::Stats(Stats::Figures { figures, .. }) => {
+                bound("figures", figures.len(), bounds::FIGURES)?;
+                figures.iter().try_for_each(|(name, _)| bound("figure name", name.len(), bounds::TEXT))
+            }
+            Self::Members(members) => {
+                bound("members", members.len(), bounds::MEMBERS)?;
+                members.iter().try_for_each(|m| check_reach(&m.zone, &m.addresses))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Hello {
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        check_reach(&self.zone, &self.addresses)
+    }
+}
+
+fn check_ranges(ranges: &[Range]) -> Result<(), DecodeError> {
+    bound("ranges", ranges.len(), bounds::SEEN)?;
+    if ranges.iter().all(|r| 0 < r.first && r.first <= r.last && r.last < u64::MAX) {
+        Ok(())
+    } else {
+        Err(DecodeError::malformed("range", "it is empty or numbers an op 0"))
+    }
+}
+
+fn check_reach(zone: &str, addresses: &[String]) -> Result<(), DecodeError> {
+    bound("zone", zone.len(), bounds::TEXT)?;
+    bound("addresses", addresses.len(), bounds::ADDRESSES)?;
+    addresses.iter().try_for_each(|address| bound("address", address.len(), bounds::TEXT))
+}

@@ -1,0 +1,272 @@
+//! One write, and the runs in which writes travel and are logged.
+//!
+//! The same bytes serve three masters: the wire, the log on disk and the log in
+//! memory. A [`Run`] holds consecutive ops of one actor; its header carries what
+//! they share (the actor, the first number, the base of the stamps, a table of
+//! the other actors whose dots they name), so that one op costs little more than
+//! its key and value.
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::{Actor, DecodeError, Stamp, bound, bounds};
+
+/// A dot as an op names it: the actor by its place in the run's table.
+/// Place 0 is the run's own actor; place n is `actors[n - 1]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WireDot {
+    /// Place of the actor.
+    pub actor: u32,
+    /// Number of the write among its actor's writes, from 1.
+    pub seq: u64,
+}
+
+/// A few dots; nearly always none or one.
+pub type Dots<D> = SmallVec<[D; 1]>;
+
+/// Which of the two counters of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Counter {
+    /// Grows only.
+    G,
+    /// Grows and shrinks.
+    Pn,
+}
+
+/// How much of one actor's contribution a delete has observed, and so removes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline<D> {
+    /// The contribution's author, and as number its birth: the first increment of this life of it.
+    pub birth: D,
+    /// Sum of the increments observed.
+    pub p: u128,
+    /// Sum of the decrements observed.
+    pub n: u128,
+}
+
+/// What an op does to one cell of its key. `D` is how it names dots:
+/// [`WireDot`] on the wire, the replica's own short form inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(serialize = "D: Serialize", deserialize = "D: Deserialize<'de>"))]
+pub enum Edit<'a, D> {
+    /// Write a register: the op's dot becomes live with the value, the superseded ones go.
+    Write {
+        /// The live dots that the author saw.
+        supersedes: Dots<D>,
+        /// The new value.
+        #[serde(borrow, with = "serde_bytes")]
+        value: &'a [u8],
+    },
+    /// Remove versions of a register.
+    Erase {
+        /// The live dots that the author saw.
+        dots: Dots<D>,
+    },
+    /// Add an element to a set: the op's dot becomes live, the superseded ones go.
+    Add {
+        /// The element.
+        #[serde(borrow, with = "serde_bytes")]
+        element: &'a [u8],
+        /// The live dots that the author saw.
+        supersedes: Dots<D>,
+    },
+    /// Remove an element from a set.
+    Remove {
+        /// The element.
+        #[serde(borrow, with = "serde_bytes")]
+        element: &'a [u8],
+        /// The live dots that the author saw.
+        dots: Dots<D>,
+    },
+    /// Set the author's own contribution to a counter. Absolute, so that it is idempotent.
+    Count {
+        /// Which counter.
+        counter: Counter,
+        /// Number of the op that began this life of the contribution.
+        birth: u64,
+        /// Sum of the increments since.
+        p: u128,
+        /// Sum of the decrements since.
+        n: u128,
+    },
+    /// Raise the reset baselines of other actors' contributions: a delete of what was seen of them.
+    Reset {
+        /// Which counter.
+        counter: Counter,
+        /// What was seen, by contribution.
+        baselines: SmallVec<[Baseline<D>; 1]>,
+    },
+    /// End the author's own contribution: nothing of it counts any more, and nothing need be kept of it.
+    Close {
+        /// Which counter.
+        counter: Counter,
+        /// The birth of the life that ends.
+        birth: u64,
+    },
+}
+
+/// One write of one key. Its dot is not in it: it follows from its place in the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(serialize = "D: Serialize", deserialize = "D: Deserialize<'de>"))]
+pub struct Op<'a, D> {
+    /// On the wire: how far the op's stamp is past the run's base.
+    pub stamp: u64,
+    /// The key.
+    #[serde(borrow, with = "serde_bytes")]
+    pub key: &'a [u8],
+    /// What it does, cell by cell; all of it at once.
+    #[serde(borrow)]
+    pub edits: SmallVec<[Edit<'a, D>; 1]>,
+}
+
+/// Consecutive ops of one actor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Whose ops.
+    pub actor: Actor,
+    /// Number of the first op.
+    pub first: u64,
+    /// How many ops.
+    pub count: u32,
+    /// What the ops' stamps are counted from.
+    pub base: Stamp,
+    /// The other actors whose dots the ops name.
+    pub actors: Vec<Actor>,
+    /// The ops, one after another.
+    #[serde(with = "serde_bytes")]
+    pub ops: Vec<u8>,
+}
+
+impl Run {
+    /// Number of the last op.
+    pub fn last(&self) -> u64 {
+        self.first + u64::from(self.count) - 1
+    }
+
+    /// Checks what can be checked without reading the ops: counts and bounds.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        bound("run", self.count as usize, bounds::RUN_OPS)?;
+        bound("actor table", self.actors.len(), bounds::ACTORS)?;
+        if self.count == 0 || self.first == 0 {
+            return Err(DecodeError::malformed("run", "it is empty or numbers an op 0"));
+        }
+        if self.first.checked_add(u64::from(self.count)).is_none() {
+            return Err(DecodeError::malformed("run", "its numbers overflow"));
+        }
+        Ok(())
+    }
+
+    /// The ops with their numbers, each checked as it is read. After an error
+    /// nothing more is yielded; after the last op leftover bytes are an error.
+    pub fn iter(&self) -> RunIter<'_> {
+        RunIter { run: self, rest: &self.ops, next: 0, failed: false }
+    }
+}
+
+/// Walks the ops of a [`Run`].
+#[derive(Debug)]
+pub struct RunIter<'a> {
+    run: &'a Run,
+    rest: &'a [u8],
+    next: u32,
+    failed: bool,
+}
+
+impl<'a> Iterator for RunIter<'a> {
+    type Item = Result<(u64, Op<'a, WireDot>), DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        if self.next == self.run.count {
+            let left = self.rest.len();
+            self.rest = &[];
+            return (left > 0).then_some(Err(DecodeError::Trailing { what: "run", left }));
+        }
+        let seq = self.run.first + u64::from(self.next);
+        let places = self.run.actors.len() as u32;
+        match take_op(self.rest).and_then(|(op, rest)| check_op(&op, seq, places).map(|()| (op, rest))) {
+            Ok((op, rest)) => {
+                self.rest = rest;
+                self.next += 1;
+                Some(Ok((seq, op)))
+            }
+            Err(error) => {
+                self.failed = true;
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+fn take_op(bytes: &[u8]) -> Result<(Op<'_, WireDot>, &[u8]), DecodeError> {
+    let (op, rest) = postcard::take_from_bytes(bytes).map_err(|e| DecodeError::malformed("op", e))?;
+    bound("op", bytes.len() - rest.len(), bounds::OP)?;
+    Ok((op, rest))
+}
+
+/// Checks an op that came from outside: bounds, table places, numbers.
+fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeError> {
+    bound("key", op.key.len(), bounds::KEY)?;
+    bound("edits", op.edits.len(), bounds::EDITS)?;
+    let dot = |d: &WireDot| {
+        if d.actor > places || d.seq == 0 || (d.actor == 0 && d.seq >= seq) {
+            return Err(DecodeError::malformed("op", "it names a dot that cannot exist"));
+        }
+        Ok(())
+    };
+    let own_birth = |birth: u64| {
+        if birth == 0 || birth > seq {
+            return Err(DecodeError::malformed("op", "it counts from a birth that cannot exist"));
+        }
+        Ok(())
+    };
+    for edit in &op.edits {
+        match edit {
+            Edit::Write { supersedes, value } => {
+                bound("value", value.len(), bounds::VALUE)?;
+                supersedes.iter().try_for_each(dot)?;
+            }
+            Edit::Erase { dots } => dots.iter().try_for_each(dot)?,
+            Edit::Add { element, supersedes: dots } | Edit::Remove { element, dots } => {
+                bound("element", element.len(), bounds::ELEMENT)?;
+                dots.iter().try_for_each(dot)?;
+            }
+            Edit::Count { counter, birth, n, .. } => {
+                own_birth(*birth)?;
+                if *counter == Counter::G && *n > 0 {
+                    return Err(DecodeError::malformed("op", "a gcounter cannot shrink"));
+                }
+            }
+            Edit::Reset { baselines, .. } => baselines.iter().try_for_each(|b| dot(&b.birth))?,
+            Edit::Close { birth, .. } => own_birth(*birth)?,
+        }
+    }
+    Ok(())
+}
+
+impl<'a, D> Edit<'a, D> {
+    /// The same edit with its dots named another way.
+    pub fn map<E>(&self, mut to: impl FnMut(&D) -> E) -> Edit<'a, E> {
+        match self {
+            Edit::Write { supersedes, value } => {
+                Edit::Write { supersedes: supersedes.iter().map(to).collect(), value }
+            }
+            Edit::Erase { dots } => Edit::Erase { dots: dots.iter().map(to).collect() },
+            Edit::Add { element, supersedes } => {
+                Edit::Add { element, supersedes: supersedes.iter().map(to).collect() }
+            }
+            Edit::Remove { element, dots } => Edit::Remove { element, dots: dots.iter().map(to).collect() },
+            &Edit::Count { counter, birth, p, n } => Edit::Count { counter, birth, p, n },
+            Edit::Reset { counter, baselines } => Edit::Reset {
+                counter: *counter,
+                baselines: baselines
+                    .iter()
+                    .map(|b| Baseline { birth: to(&b.birth), p: b.p, n: b.n })
+                    .collect(),
+            },
+            &Edit::Close { counter, birth } => Edit::Close { counter, birth },
+        }
+    }
+}
