@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
+use tidings_proto::Name;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -108,7 +109,7 @@ fn issue(dir: &Path, out: &Path, node: &str, hosts: &[String], days: u32) -> any
 fn renew(dir: &Path, out: &Path, days: Option<u32>, new_key: bool) -> anyhow::Result<()> {
     let validity = days.map(Validity::days).transpose()?;
     let info = load(dir)?.renew(out, validity, new_key)?;
-    let node = info.node.as_deref().unwrap_or_default();
+    let node = info.node.as_ref().map_or("-", Name::as_str);
     println!("node {node} of realm {}, valid until {}", info.realm, date(info.not_after));
     println!("  {}  (before: {NODE_CERT}.old)", out.join(NODE_CERT).display());
     Ok(())
@@ -126,8 +127,8 @@ fn show(file: &Path, as_json: bool) -> anyhow::Result<String> {
     let expired = info.not_after <= OffsetDateTime::now_utc();
     if as_json {
         let value = json!({
-            "realm": info.realm,
-            "node": info.node,
+            "realm": info.realm.as_str(),
+            "node": info.node.as_ref().map(Name::as_str),
             "authority": info.node.is_none(),
             "hosts": info.hosts,
             "not_before": date(info.not_before),
@@ -142,7 +143,7 @@ fn show(file: &Path, as_json: bool) -> anyhow::Result<String> {
 }
 
 fn table(info: &CertInfo, expired: bool) -> String {
-    let node = info.node.as_deref().unwrap_or("- (the authority)");
+    let node = info.node.as_ref().map_or("- (the authority)", Name::as_str);
     let note = if expired { "  EXPIRED" } else { "" };
     let mut text = format!("realm        {}\nnode         {node}\n", info.realm);
     if !info.hosts.is_empty() {
@@ -192,8 +193,12 @@ mod tests {
         tidings_ca(&["issue", "n1", "--dir", dir_arg, "--host", "n1.example", "--host", "10.1.2.3"]).unwrap();
         let node = dir.join("n1");
         let text = show(&node, false).unwrap();
-        assert!(text.contains("realm        alpha\nnode         n1\nhosts        n1.example 10.1.2.3\n"), "{text}");
-        let json: serde_json::Value = serde_json::from_str(&show(&node.join(NODE_CERT), true).unwrap()).unwrap();
+        assert!(
+            text.contains("realm        alpha\nnode         n1\nhosts        n1.example 10.1.2.3\n"),
+            "{text}"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&show(&node.join(NODE_CERT), true).unwrap()).unwrap();
         assert_eq!((&json["node"], &json["expired"]), (&json!("n1"), &json!(false)));
         let json: serde_json::Value = serde_json::from_str(&show(&dir, true).unwrap()).unwrap();
         assert_eq!((&json["node"], &json["authority"]), (&json!(null), &json!(true)));

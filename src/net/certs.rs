@@ -7,15 +7,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
+use tidings_proto::Name;
 use time::{Duration, OffsetDateTime};
 
-use super::identity::{CertInfo, IdentityError, NameError, PeerIdentity, authority_uri, check_name};
+use super::identity::{BadName, CertInfo, IdentityError, PeerIdentity, authority_uri, name};
 
 /// File name of an authority's certificate; every node needs a copy.
 pub const CA_CERT: &str = "ca.pem";
@@ -37,7 +38,7 @@ const SKEW: Duration = Duration::minutes(10);
 pub enum CertError {
     /// A realm or node name outside the rules.
     #[error(transparent)]
-    Name(#[from] NameError),
+    Name(#[from] BadName),
     /// A host that is neither a DNS name nor an IP address.
     #[error("{0:?} is neither a DNS name nor an IP address")]
     Host(String),
@@ -77,7 +78,7 @@ pub enum CertError {
         /// The file.
         path: PathBuf,
         /// The node it speaks for.
-        node: String,
+        node: Name,
     },
     /// Certificate and key are of different pairs.
     #[error("the key {key} does not belong to the certificate {cert}")]
@@ -91,7 +92,7 @@ pub enum CertError {
     #[error("the authority of realm {realm} expired on {until}; make a new one with `tidings ca init`")]
     AuthorityExpired {
         /// Its realm.
-        realm: String,
+        realm: Name,
         /// The end of its validity.
         until: OffsetDateTime,
     },
@@ -101,9 +102,9 @@ pub enum CertError {
         /// The file.
         path: PathBuf,
         /// The certificate's realm.
-        found: String,
+        found: Name,
         /// The authority's realm.
-        expected: String,
+        expected: Name,
     },
     /// The certificate could not be made.
     #[error("cannot make the certificate: {0}")]
@@ -133,7 +134,7 @@ impl Validity {
 /// A cluster authority: it says who belongs to its realm.
 #[derive(Debug)]
 pub struct Authority {
-    realm: String,
+    realm: Name,
     cert: CertificateDer<'static>,
     cert_pem: String,
     from: OffsetDateTime,
@@ -153,15 +154,15 @@ pub struct Issued {
 impl Authority {
     /// Makes an authority in memory.
     pub fn create(realm: &str, validity: Validity) -> Result<Self, CertError> {
-        check_name("realm", realm)?;
+        let realm = name("realm", realm)?;
         let key = KeyPair::generate()?;
         let mut params = base_params(&format!("tidings CA {realm}"), validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.subject_alt_names = vec![SanType::URI(authority_uri(realm).try_into()?)];
+        params.subject_alt_names = vec![SanType::URI(authority_uri(&realm).try_into()?)];
         let made = params.self_signed(&key)?;
         Ok(Self {
-            realm: realm.to_owned(),
+            realm,
             cert: made.der().clone(),
             cert_pem: made.pem(),
             from: validity.from,
@@ -185,7 +186,8 @@ impl Authority {
         if key.subject_public_key_info() != info.public_key {
             return Err(CertError::KeyMismatch { cert: cert_path, key: key_path });
         }
-        let cert_pem = String::from_utf8(read(&cert_path)?).map_err(|_| pem_error(&cert_path, "it is not text"))?;
+        let cert_pem =
+            String::from_utf8(read(&cert_path)?).map_err(|_| pem_error(&cert_path, "it is not text"))?;
         let issuer = Issuer::from_ca_cert_der(&cert, key)?;
         Ok(Self { realm: info.realm, cert, cert_pem, from: info.not_before, until: info.not_after, issuer })
     }
@@ -200,7 +202,7 @@ impl Authority {
     }
 
     /// The cluster it speaks for.
-    pub fn realm(&self) -> &str {
+    pub fn realm(&self) -> &Name {
         &self.realm
     }
 
@@ -229,13 +231,14 @@ impl Authority {
         validity: Validity,
         key: &impl PublicKeyData,
     ) -> Result<String, CertError> {
-        check_name("node", node)?;
+        let node = name("node", node)?;
         let validity = self.within(validity)?;
-        let identity = PeerIdentity { realm: self.realm.clone(), node: node.to_owned() };
-        let mut params = base_params(node, validity)?;
+        let mut params = base_params(node.as_str(), validity)?;
+        let identity = PeerIdentity { realm: self.realm.clone(), node };
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names.push(SanType::URI(identity.uri().try_into()?));
         for host in hosts {
@@ -284,7 +287,12 @@ impl Authority {
 
     /// Issues the certificate in `dir` anew, for the same node and hosts; without a `validity` for as long as the old
     /// one was. The old file stays as `node.pem.old`. With `new_key` the key changes too (old one: `node-key.pem.old`).
-    pub fn renew(&self, dir: &Path, validity: Option<Validity>, new_key: bool) -> Result<CertInfo, CertError> {
+    pub fn renew(
+        &self,
+        dir: &Path,
+        validity: Option<Validity>,
+        new_key: bool,
+    ) -> Result<CertInfo, CertError> {
         let (cert, key) = (dir.join(NODE_CERT), dir.join(NODE_KEY));
         let (_, old) = read_cert(&cert)?;
         let Some(node) = old.node else {
@@ -300,11 +308,11 @@ impl Authority {
             until: now + (old.not_after - old.not_before - SKEW).max(Duration::days(1)),
         });
         let (cert_pem, key_pem) = if new_key {
-            let issued = self.issue(&node, &old.hosts, validity)?;
+            let issued = self.issue(node.as_str(), &old.hosts, validity)?;
             (issued.cert_pem, Some(issued.key_pem))
         } else {
             let public = SubjectPublicKeyInfo::from_der(&old.public_key)?;
-            (self.certify(&node, &old.hosts, validity, &public)?, None)
+            (self.certify(node.as_str(), &old.hosts, validity, &public)?, None)
         };
         keep_old(&cert)?;
         if let Some(key_pem) = key_pem {
@@ -318,7 +326,7 @@ impl Authority {
     /// The same authority's key under another realm's name: what a careless or hostile issuer could do.
     #[cfg(test)]
     pub(crate) fn misuse_for_realm(mut self, realm: &str) -> Self {
-        self.realm = realm.to_owned();
+        self.realm = name("realm", realm).unwrap();
         self
     }
 }
@@ -326,9 +334,10 @@ impl Authority {
 /// Reads the first certificate of a PEM file. Neither signature nor validity is checked.
 pub fn read_cert(path: &Path) -> Result<(CertificateDer<'static>, CertInfo), CertError> {
     let pem = read(path)?;
-    let cert =
-        CertificateDer::from_pem_slice(&pem).map_err(|_| pem_error(path, "it holds no certificate in PEM"))?;
-    let info = CertInfo::from_der(&cert).map_err(|source| CertError::Identity { path: path.to_owned(), source })?;
+    let cert = CertificateDer::from_pem_slice(&pem)
+        .map_err(|_| pem_error(path, "it holds no certificate in PEM"))?;
+    let info =
+        CertInfo::from_der(&cert).map_err(|source| CertError::Identity { path: path.to_owned(), source })?;
     Ok((cert, info))
 }
 
@@ -387,7 +396,8 @@ fn write_atomically(path: &Path, text: &str, mode: u32) -> Result<(), CertError>
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        fs::File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+        fs::File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
+            .sync_all()
     })();
     written.map_err(|source| {
         let _ = fs::remove_file(&temporary);
@@ -413,7 +423,7 @@ mod tests {
         let out = dir.path().join("n1");
         let hosts = ["n1.example".to_owned(), "10.0.0.1".to_owned(), "::1".to_owned()];
         let info = loaded.issue_into(&out, "n1", &hosts, Validity::days(5).unwrap()).unwrap();
-        assert_eq!((info.realm.as_str(), info.node.as_deref()), ("alpha", Some("n1")));
+        assert_eq!((info.realm.as_str(), info.node.as_ref().map(Name::as_str)), ("alpha", Some("n1")));
         assert_eq!(info.hosts, hosts);
         assert!(info.not_before < OffsetDateTime::now_utc());
         for key in [dir.path().join(CA_KEY), out.join(NODE_KEY)] {
@@ -474,7 +484,10 @@ mod tests {
         assert_eq!(kept, old);
         let rotated = authority.renew(dir.path(), None, true).unwrap();
         assert_ne!(rotated.public_key, old.public_key);
-        assert!((rotated.not_after - new.not_after).abs() < Duration::minutes(1), "as long as the one before");
+        assert!(
+            (rotated.not_after - new.not_after).abs() < Duration::minutes(1),
+            "as long as the one before"
+        );
         assert!(dir.path().join("node-key.pem.old").exists());
     }
 

@@ -150,8 +150,12 @@ impl Ending {
             ConnectionError::TransportError(transport) => {
                 (Reason::from_transport_code(transport.code.into()), false, error.to_string())
             }
-            ConnectionError::TimedOut => (Reason::TimedOut, false, "nothing heard within the idle time-out".into()),
-            ConnectionError::Reset => (Reason::Reset, true, "the peer does not know the connection any more".into()),
+            ConnectionError::TimedOut => {
+                (Reason::TimedOut, false, "nothing heard within the idle time-out".into())
+            }
+            ConnectionError::Reset => {
+                (Reason::Reset, true, "the peer does not know the connection any more".into())
+            }
             _ => (Reason::Other, false, error.to_string()),
         };
         Self { reason, by_peer, text }

@@ -17,13 +17,11 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use thiserror::Error;
+use tidings_proto::{ALPN, Name};
 use time::OffsetDateTime;
 
 use super::certs::{CA_CERT, CertError, NODE_CERT, NODE_KEY, pem_error, read};
 use super::identity::{CertInfo, IdentityError, PeerIdentity};
-
-/// The protocol's name within TLS.
-pub const ALPN: &[u8] = b"tidings/1";
 
 /// TLS wants a server name; ours are not host names, so all use this one, and it is not sent.
 pub(super) const SERVER_NAME: &str = "tidings";
@@ -79,11 +77,11 @@ pub enum CredentialError {
         /// The authority's file.
         ca: PathBuf,
         /// Its realm.
-        found: String,
+        found: Name,
         /// The certificate's file.
         cert: PathBuf,
         /// Its realm.
-        expected: String,
+        expected: Name,
     },
     /// A reload may not change who the node is.
     #[error("the new certificate is of {found}, this node runs as {running}; restart to change that")]
@@ -166,10 +164,16 @@ impl Credentials {
         blake3::derive_key(purpose, self.key.secret_der())
     }
 
-    fn from_pem(files: &CredentialFiles, ca: &[u8], cert: &[u8], key: &[u8]) -> Result<Self, CredentialError> {
+    fn from_pem(
+        files: &CredentialFiles,
+        ca: &[u8],
+        cert: &[u8],
+        key: &[u8],
+    ) -> Result<Self, CredentialError> {
         let authorities = certificates(&files.ca, ca)?;
         let chain = certificates(&files.cert, cert)?;
-        let identity = |path: &Path, source: IdentityError| CertError::Identity { path: path.to_owned(), source };
+        let identity =
+            |path: &Path, source: IdentityError| CertError::Identity { path: path.to_owned(), source };
         let info = CertInfo::from_der(&chain[0]).map_err(|error| identity(&files.cert, error))?;
         let peer = PeerIdentity::from_der(&chain[0]).map_err(|error| identity(&files.cert, error))?;
         for authority in &authorities {
@@ -193,9 +197,13 @@ impl Credentials {
         verifier.verify_chain(&self.chain[0], &self.chain[1..], UnixTime::now()).map_err(|source| {
             let (cert, identity) = (files.cert.clone(), self.identity.clone());
             match self.validity_error(&source) {
-                Some((from, until)) => {
-                    CredentialError::Expired { path: cert, identity, from, until, now: OffsetDateTime::now_utc() }
-                }
+                Some((from, until)) => CredentialError::Expired {
+                    path: cert,
+                    identity,
+                    from,
+                    until,
+                    now: OffsetDateTime::now_utc(),
+                },
                 None => CredentialError::NotIssued { cert, ca: files.ca.clone(), identity, source },
             }
         })
@@ -222,37 +230,36 @@ impl Credentials {
     }
 
     /// The configuration for accepting: a client without a certificate of the authority is refused.
-    pub(super) fn server_config(&self, alpn: &[u8]) -> Result<QuicServerConfig, CredentialError> {
+    pub(super) fn server_config(&self) -> Result<QuicServerConfig, CredentialError> {
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
             .build()
             .map_err(|error| CredentialError::Tls(error.to_string()))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
-                builder.with_client_cert_verifier(verifier).with_single_cert(self.chain.clone(), self.key.clone_key())
+                builder
+                    .with_client_cert_verifier(verifier)
+                    .with_single_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(tls_error)?;
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session would skip the check of the certificate.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         QuicServerConfig::try_from(config).map_err(|error| CredentialError::Tls(error.to_string()))
     }
 
-    /// The configuration for dialling. Without `present` no certificate is shown (for tests of the other end).
-    pub(super) fn client_config(&self, alpn: &[u8], present: bool) -> Result<QuicClientConfig, CredentialError> {
+    /// The configuration for dialling.
+    pub(super) fn client_config(&self) -> Result<QuicClientConfig, CredentialError> {
         let verifier = AuthorityVerifier { roots: self.roots()?, provider: provider() };
-        let builder = rustls::ClientConfig::builder_with_provider(provider())
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls_error)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = if present {
-            builder.with_client_auth_cert(self.chain.clone(), self.key.clone_key()).map_err(tls_error)?
-        } else {
-            builder.with_no_client_auth()
-        };
-        config.alpn_protocols = vec![alpn.to_vec()];
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(tls_error)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         QuicClientConfig::try_from(config).map_err(|error| CredentialError::Tls(error.to_string()))
@@ -278,7 +285,10 @@ fn tls_error(error: rustls::Error) -> CredentialError {
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    found.ok().filter(|found| !found.is_empty()).ok_or_else(|| pem_error(path, "it holds no certificate in PEM"))
+    found
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| pem_error(path, "it holds no certificate in PEM"))
 }
 
 /// Verifies a server as the cluster understands it: issued by the authority, valid now, fit to serve.
@@ -418,7 +428,8 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
         let day = time::Duration::DAY;
-        let issuer = Authority::create("alpha", Validity { from: now - 9 * day, until: now + 9 * day }).unwrap();
+        let issuer =
+            Authority::create("alpha", Validity { from: now - 9 * day, until: now + 9 * day }).unwrap();
         issuer.issue_into(dir.path(), "n1", &[], Validity { from: now - 5 * day, until: now - day }).unwrap();
         let error = Credentials::load(&CredentialFiles::in_dir(dir.path())).unwrap_err();
         assert!(matches!(error, CredentialError::Expired { .. }), "{error}");
