@@ -6,11 +6,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
-use tidings_proto::frame::{PREFIX, encode_message, length};
+use tidings_proto::frame::{PREFIX, encode_message, length, limit};
 use tidings_proto::{DecodeError, Lane, Message};
 use tokio::sync::Notify;
 
-use super::{BULK_QUEUE_BYTES, BULK_QUEUE_FRAMES, COALESCE_BYTES, NEWS_QUEUE_BYTES, NEWS_QUEUE_FRAMES, WRITE_BYTES};
+use super::{HELLO_BYTES, BULK_QUEUE_BYTES, BULK_QUEUE_FRAMES, COALESCE_BYTES, NEWS_QUEUE_BYTES, NEWS_QUEUE_FRAMES, WRITE_BYTES};
 
 /// An encoded message: encoded once, sent to many. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -158,13 +158,26 @@ pub(super) enum LaneError {
 #[derive(Debug)]
 pub(super) struct Reader {
     lane: Lane,
+    limit: usize,
     stream: RecvStream,
     buffer: BytesMut,
 }
 
 impl Reader {
     pub(super) fn new(lane: Lane, stream: RecvStream) -> Self {
-        Self { lane, stream, buffer: BytesMut::new() }
+        Self { lane, limit: limit(lane), stream, buffer: BytesMut::new() }
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// The first frame, held to a bound of its own: its sender has not been accepted yet.
+    pub(super) async fn hello(&mut self) -> Result<BytesMut, LaneError> {
+        self.limit = HELLO_BYTES;
+        let body = self.next().await;
+        self.limit = limit(self.lane);
+        body
     }
 
     /// The next frame's body. Safe to cancel.
@@ -185,6 +198,10 @@ impl Reader {
             return Ok(None);
         };
         let length = length(*prefix, self.lane)?;
+        if length > self.limit {
+            let (size, bound) = (length as u64, self.limit as u64);
+            return Err(DecodeError::Oversized { what: "hello", size, bound });
+        }
         if self.buffer.len() < PREFIX + length {
             return Ok(None);
         }

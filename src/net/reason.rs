@@ -156,10 +156,17 @@ impl Ending {
             ConnectionError::Reset => {
                 (Reason::Reset, true, "the peer does not know the connection any more".into())
             }
+            // Whoever closes one connection says why (see `Ending::ours`); this is the whole endpoint.
+            ConnectionError::LocallyClosed => (Reason::Shutdown, false, "this node is stopping".into()),
             _ => (Reason::Other, false, error.to_string()),
         };
-        Self { reason, by_peer, text }
+        Self { reason, by_peer, text: printable(&text) }
     }
+}
+
+/// The text may come from a stranger and goes to logs and terminals.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 impl fmt::Display for Ending {
