@@ -29,9 +29,7 @@ use super::link::{LinkHandle, LinkId, serve};
 use super::reason::{Ending, Reason};
 use super::stats::NetStats;
 use super::tls::{CredentialError, Credentials};
-use super::{
-    Handler, IDLE_TIMEOUT, KEEP_ALIVE, LANE_WINDOW, MAX_HANDSHAKES, REASON_BYTES, SOCKET_BUFFER,
-};
+use super::{Handler, IDLE_TIMEOUT, KEEP_ALIVE, LANE_WINDOW, MAX_HANDSHAKES, REASON_BYTES, SOCKET_BUFFER};
 
 /// Settings of the transport.
 #[derive(Debug, Clone)]

@@ -10,7 +10,10 @@ use tidings_proto::frame::{PREFIX, encode_message, length, limit};
 use tidings_proto::{DecodeError, Lane, Message};
 use tokio::sync::Notify;
 
-use super::{HELLO_BYTES, BULK_QUEUE_BYTES, BULK_QUEUE_FRAMES, COALESCE_BYTES, NEWS_QUEUE_BYTES, NEWS_QUEUE_FRAMES, WRITE_BYTES};
+use super::{
+    BULK_QUEUE_BYTES, BULK_QUEUE_FRAMES, COALESCE_BYTES, HELLO_BYTES, NEWS_QUEUE_BYTES, NEWS_QUEUE_FRAMES,
+    WRITE_BYTES,
+};
 
 /// An encoded message: encoded once, sent to many. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -374,6 +374,27 @@ pub(super) mod tests {
         }
     }
 
+    /// A client that need not keep to the rules: any protocol name, with or without a certificate, trusting whatever
+    /// the authority of `trust` signed.
+    pub(in crate::net) fn raw_client(
+        trust: &Credentials,
+        own: Option<&Credentials>,
+        alpn: &[u8],
+    ) -> quinn::ClientConfig {
+        let verifier = AuthorityVerifier { roots: trust.roots().unwrap(), provider: provider() };
+        let builder = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match own {
+            Some(own) => builder.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
+    }
+
     fn issued_in(dir: &Path) -> CredentialFiles {
         authority("alpha").issue_into(dir, "n1", &[], Validity::days(5).unwrap()).unwrap();
         CredentialFiles::in_dir(dir)
