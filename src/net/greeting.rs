@@ -9,15 +9,15 @@
 
 use std::sync::Arc;
 
-use quinn::{Connection, SendStream};
+use quinn::{Connection, ConnectionError, SendStream};
 use tidings_proto::frame::{decode_hello, encode_hello};
-use tidings_proto::{Hello, Lane, VERSIONS};
+use tidings_proto::{DecodeError, Hello, Lane, VERSIONS};
 use tokio::time::timeout;
 
 use super::endpoint::Shared;
 use super::identity::PeerIdentity;
 use super::lane::{LaneError, Reader};
-use super::link::{LinkHandle, write_ending};
+use super::link::{LinkHandle, close, write_ending};
 use super::reason::{Ending, Reason};
 use super::tls;
 
@@ -48,20 +48,28 @@ pub(super) async fn greet(
     dialled: bool,
 ) -> Result<Greeted, Ending> {
     let identity = identify(net, connection)?;
+    let (mut news_out, bulk_out) = open_lanes(connection).await.map_err(|error| Ending::of(&error))?;
     let leads = net.identity.node < identity.node;
-    let exchanged = timeout(net.config.hello_timeout, exchange(net, connection, &identity, leads)).await;
-    let (lanes, hello) = exchanged.unwrap_or_else(|_| {
+    let exchanged =
+        timeout(net.config.hello_timeout, exchange(net, connection, &identity, leads, &mut news_out)).await;
+    let (news_in, hello) = exchanged.unwrap_or_else(|_| {
         let text = format!("no HELLO within {:?}", net.config.hello_timeout);
-        Err(Ending::ours(Reason::HandshakeTimeout, text))
+        Err(closing(connection, Ending::ours(Reason::HandshakeTimeout, text)))
     })?;
     let link =
         LinkHandle::new(net.next_id(), hello.actor.clone(), dialled, connection.clone(), net.stats.clone());
-    let predecessor = net.admit(&link, leads)?;
+    let predecessor = net.admit(&link, leads).map_err(|ending| closing(connection, ending))?;
     if leads {
         let answer = encode_hello(&net.handler.hello()).into();
         link.queue(Lane::News).push_bytes(answer).expect("the queue of a new link is empty");
     }
-    Ok(Greeted { link, hello, lanes, predecessor })
+    Ok(Greeted { link, hello, lanes: Lanes { news_out, bulk_out, news_in }, predecessor })
+}
+
+/// Closes while the streams are still there: the peer would take their end for the reason.
+fn closing(connection: &Connection, ending: Ending) -> Ending {
+    close(connection, &ending);
+    ending
 }
 
 fn identify(net: &Shared, connection: &Connection) -> Result<PeerIdentity, Ending> {
@@ -74,30 +82,40 @@ fn identify(net: &Shared, connection: &Connection) -> Result<PeerIdentity, Endin
     Ok(identity)
 }
 
+async fn open_lanes(connection: &Connection) -> Result<(SendStream, SendStream), ConnectionError> {
+    let (news, bulk) = (connection.open_uni().await?, connection.open_uni().await?);
+    let _ = news.set_priority(NEWS_PRIORITY);
+    let _ = bulk.set_priority(BULK_PRIORITY);
+    Ok((news, bulk))
+}
+
 async fn exchange(
     net: &Shared,
     connection: &Connection,
     identity: &PeerIdentity,
     leads: bool,
-) -> Result<(Lanes, Hello), Ending> {
-    let lost = |error| Ending::of(&error);
-    let mut news_out = connection.open_uni().await.map_err(lost)?;
-    let bulk_out = connection.open_uni().await.map_err(lost)?;
-    let _ = news_out.set_priority(NEWS_PRIORITY);
-    let _ = bulk_out.set_priority(BULK_PRIORITY);
+    news_out: &mut SendStream,
+) -> Result<(Reader, Hello), Ending> {
     let ours = net.handler.hello();
     if !leads {
-        news_out.write_all(&encode_hello(&ours)).await.map_err(write_ending)?;
+        let sent = news_out.write_all(&encode_hello(&ours)).await;
+        sent.map_err(|error| closing(connection, write_ending(error)))?;
     }
-    let stream = connection.accept_uni().await.map_err(lost)?;
+    let stream = connection.accept_uni().await.map_err(|error| Ending::of(&error))?;
     let mut news_in = Reader::new(Lane::News, stream);
-    let body = news_in.hello().await.map_err(|error| match error {
-        LaneError::Frame(error) => Ending::ours(Reason::BadHello, error.to_string()),
+    let received = receive(net, &mut news_in).await;
+    let checked = received.and_then(|hello| check(&ours, identity, &hello).map(|()| hello));
+    let hello = checked.map_err(|ending| closing(connection, ending))?;
+    Ok((news_in, hello))
+}
+
+async fn receive(net: &Shared, news: &mut Reader) -> Result<Hello, Ending> {
+    let bad = |error: DecodeError| Ending::ours(Reason::BadHello, error.to_string());
+    let body = news.hello().await.map_err(|error| match error {
+        LaneError::Frame(error) => bad(error),
         other => net.lane_ending(&other),
     })?;
-    let hello = decode_hello(&body).map_err(|error| Ending::ours(Reason::BadHello, error.to_string()))?;
-    check(&ours, identity, &hello)?;
-    Ok((Lanes { news_out, bulk_out, news_in }, hello))
+    decode_hello(&body).map_err(bad)
 }
 
 fn check(ours: &Hello, identity: &PeerIdentity, hello: &Hello) -> Result<(), Ending> {

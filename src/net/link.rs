@@ -135,9 +135,14 @@ impl LinkHandle {
         self.0.gone.cancelled().await;
     }
 
+    /// Closes the connection for a reason, unless it is over already. Whoever does so on account of a stream calls this
+    /// before dropping the stream: the peer would take the stream's end for the reason.
     pub(super) fn end(&self, ending: Ending) {
-        close(&self.0.connection, &ending);
-        self.0.closed.lock().get_or_insert(ending);
+        let mut closed = self.0.closed.lock();
+        if closed.is_none() && self.is_alive() {
+            close(&self.0.connection, &ending);
+            *closed = Some(ending);
+        }
     }
 }
 
@@ -193,7 +198,11 @@ async fn bring_up(net: &Arc<Shared>, greeted: Greeted) -> Result<(LinkHandle, La
         Some(error) => link.0.closed.lock().take().unwrap_or_else(|| Ending::of(&error)),
         None => match net.handler.link_up(&link, hello) {
             Ok(()) => return Ok((link, lanes)),
-            Err(refusal) => Ending::ours(Reason::Refused, refusal.0),
+            Err(refusal) => {
+                let ending = Ending::ours(Reason::Refused, refusal.0);
+                link.end(ending.clone());
+                ending
+            }
         },
     };
     net.forget(&link);
@@ -229,7 +238,7 @@ async fn run_lanes(net: &Arc<Shared>, link: &LinkHandle, lanes: Lanes) -> Ending
     let writer = link.clone();
     let bulk_out: SendStream = lanes.bulk_out;
     tasks.spawn(async move { write_ending(lane::write(&writer.0.bulk, bulk_out, || {}).await) });
-    tasks.spawn(read_lane(net.clone(), link.id(), lanes.news_in));
+    tasks.spawn(read_lane(net.clone(), link.clone(), lanes.news_in));
     tasks.spawn(read_bulk(net.clone(), link.clone()));
 
     let first = tokio::select! {
@@ -238,10 +247,9 @@ async fn run_lanes(net: &Arc<Shared>, link: &LinkHandle, lanes: Lanes) -> Ending
         }),
         error = link.0.connection.closed() => Ending::of(&error),
     };
-    let ending = link.0.closed.lock().take().unwrap_or(first);
-    close(&link.0.connection, &ending);
+    link.end(first.clone());
     tasks.shutdown().await;
-    ending
+    link.0.closed.lock().take().unwrap_or(first)
 }
 
 async fn read_bulk(net: Arc<Shared>, link: LinkHandle) -> Ending {
@@ -250,18 +258,28 @@ async fn read_bulk(net: Arc<Shared>, link: LinkHandle) -> Ending {
         Ok(stream) => stream,
         Err(error) => return Ending::of(&error),
     };
-    let surplus = |opened: Result<(), ConnectionError>| match opened {
-        Ok(()) => Ending::ours(Reason::Protocol, "a stream that is neither lane"),
-        Err(error) => Ending::of(&error),
+    let surplus = |opened: Result<(), ConnectionError>| {
+        let ending = match opened {
+            Ok(()) => Ending::ours(Reason::Protocol, "a stream that is neither lane"),
+            Err(error) => Ending::of(&error),
+        };
+        link.end(ending.clone());
+        ending
     };
     tokio::select! {
-        ending = read_lane(net, link.id(), Reader::new(Lane::Bulk, stream)) => ending,
+        ending = read_lane(net, link.clone(), Reader::new(Lane::Bulk, stream)) => ending,
         opened = connection.accept_uni() => surplus(opened.map(drop)),
         opened = connection.accept_bi() => surplus(opened.map(drop)),
     }
 }
 
-async fn read_lane(net: Arc<Shared>, link: LinkId, mut reader: Reader) -> Ending {
+async fn read_lane(net: Arc<Shared>, link: LinkHandle, mut reader: Reader) -> Ending {
+    let ending = read_messages(&net, link.id(), &mut reader).await;
+    link.end(ending.clone());
+    ending
+}
+
+async fn read_messages(net: &Shared, link: LinkId, reader: &mut Reader) -> Ending {
     loop {
         let body = match reader.next().await {
             Ok(body) => body,

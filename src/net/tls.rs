@@ -40,7 +40,7 @@ pub enum CredentialError {
         /// The key's file.
         key: PathBuf,
         /// What TLS says.
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
     /// Expired or not valid yet.
     #[error(
@@ -69,7 +69,7 @@ pub enum CredentialError {
         /// Whose it is.
         identity: PeerIdentity,
         /// What TLS says.
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
     /// The authority is of another realm than the node's certificate.
     #[error("{ca} is the authority of realm {found}, but {cert} is of realm {expected}")]
@@ -191,7 +191,8 @@ impl Credentials {
     fn check(&self, files: &CredentialFiles) -> Result<(), CredentialError> {
         let provider = provider();
         CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider).map_err(|source| {
-            CredentialError::Key { cert: files.cert.clone(), key: files.key.clone(), source }
+            let (cert, key, source) = (files.cert.clone(), files.key.clone(), Box::new(source));
+            CredentialError::Key { cert, key, source }
         })?;
         let verifier = AuthorityVerifier { roots: self.roots()?, provider };
         verifier.verify_chain(&self.chain[0], &self.chain[1..], UnixTime::now()).map_err(|source| {
@@ -204,7 +205,10 @@ impl Credentials {
                     until,
                     now: OffsetDateTime::now_utc(),
                 },
-                None => CredentialError::NotIssued { cert, ca: files.ca.clone(), identity, source },
+                None => {
+                    let (ca, source) = (files.ca.clone(), Box::new(source));
+                    CredentialError::NotIssued { cert, ca, identity, source }
+                }
             }
         })
     }

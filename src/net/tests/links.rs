@@ -69,7 +69,9 @@ async fn dialling_each_other_at_once_leaves_one_link() {
         let (ours, theirs) = (a.link_to(&b).unwrap(), b.link_to(&a).unwrap());
         assert_ne!(ours.dialled(), theirs.dialled(), "the same connection");
         let loud = [Reason::BadHello, Reason::HandshakeTimeout, Reason::Other, Reason::Protocol];
-        assert!(loud.iter().all(|reason| a.refused(*reason) + b.refused(*reason) == 0));
+        for (node, reason) in [&a, &b].into_iter().flat_map(|node| loud.map(|reason| (node, reason))) {
+            assert_eq!(node.refused(reason) + node.refused_by_peer(reason), 0, "{reason} at {}", node.name());
+        }
     }
 }
 
@@ -81,9 +83,7 @@ async fn a_restarted_peer_is_linked_again() {
     b.net.shutdown("restarting").await;
     assert_eq!((b.ups(), b.downs()), (1, 1));
     drop(b);
-    let mut at = config();
-    at.listen = address;
-    let b = Node::start_with(at, &credentials(&ca, "b", days()), 22);
+    let b = Node::start_at(address, &credentials(&ca, "b", days()), 22).await;
     linked(&a, &b).await;
     assert_eq!(a.link_to(&b).unwrap().actor().incarnation, 22);
     healthy(&a, &b).await;
@@ -102,6 +102,7 @@ async fn a_new_incarnation_replaces_a_silent_link() {
         let first = Node::start(&ca, silent, 2);
         first.dial(&node);
         linked(&first, &node).await;
+        first.net.unwant(&node.address().to_string());
         let second = Node::start(&ca, silent, 3);
         second.dial(&node);
         until("the new life has the link", || {
@@ -120,20 +121,21 @@ async fn a_new_incarnation_replaces_a_silent_link() {
 async fn a_crash_is_noticed_at_the_next_packet_after_the_restart() {
     let ca = authority("alpha");
     let a = Node::start(&ca, "a", 1);
-    let own = credentials(&ca, "b", days());
+    let own = Arc::new(credentials(&ca, "b", days()));
     let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let b = doomed.block_on(async { Node::start_with(config(), &own, 2) });
+    let first = own.clone();
+    let b = doomed.spawn(async move { Node::start_with(config(), &first, 2) }).await.unwrap();
     a.dial(&b);
     linked(&a, &b).await;
-    let mut at = config();
-    at.listen = b.address();
+    let address = b.address();
     doomed.shutdown_background();
     drop(b);
-    let b = Node::start_with(at, &own, 3);
+    let b = Node::start_at(address, &own, 3).await;
     a.link_to(&b).expect("nothing noticed yet").send(&Frame::new(&news(1))).unwrap();
     until("the new life has the link", || a.link_to(&b).is_some_and(|link| link.actor().incarnation == 3))
         .await;
     assert_eq!(a.net.stats().ended.get(Reason::Reset), 1);
+    linked(&a, &b).await;
     healthy(&a, &b).await;
     a.assert_order();
 }
@@ -212,9 +214,7 @@ async fn an_address_is_dialled_until_somebody_is_there() {
     a.net.want(&address.to_string()).unwrap();
     until("an attempt fails", || a.net.addresses()[0].last_error.is_some()).await;
     drop(silent);
-    let mut at = config();
-    at.listen = address;
-    let b = Node::start_with(at, &credentials(&ca, "b", days()), 2);
+    let b = Node::start_at(address, &credentials(&ca, "b", days()), 2).await;
     linked(&a, &b).await;
     until("its state says so", || a.net.addresses()[0].state == AddressState::Connected(name("b"))).await;
     assert_eq!(a.net.addresses()[0].last_error, None);

@@ -105,6 +105,12 @@ impl Node {
         Self::start_with(config(), &credentials(authority, node, days()), incarnation)
     }
 
+    /// On an address that a node just left: the system may take a moment to free it.
+    async fn start_at(listen: SocketAddr, credentials: &Credentials, incarnation: u64) -> Self {
+        until("the address is free", || std::net::UdpSocket::bind(listen).is_ok()).await;
+        Self::start_with(NetConfig { listen, ..config() }, credentials, incarnation)
+    }
+
     fn start_with(config: NetConfig, credentials: &Credentials, incarnation: u64) -> Self {
         let identity = credentials.identity();
         let recorder = Arc::new(Recorder {

@@ -1,5 +1,6 @@
 use time::OffsetDateTime;
 
+use super::super::MAX_HANDSHAKES;
 use super::*;
 
 /// Neither end has seen a link or a message of the other.
@@ -198,6 +199,28 @@ async fn more_links_than_allowed() {
     until("it is counted", || a.refused(Reason::TooMany) > 0 && c.refused_by_peer(Reason::TooMany) > 0).await;
     strangers(&a, "c");
     healthy(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_handshakes_than_allowed() {
+    let ca = authority("alpha");
+    let patient = NetConfig { hello_timeout: Duration::from_secs(3), ..config() };
+    let a = Node::start_with(patient, &credentials(&ca, "a", days()), 1);
+    let b = Node::start(&ca, "b", 2);
+    b.dial(&a);
+    linked(&a, &b).await;
+    let own = credentials(&ca, "x", days());
+    let endpoint = raw_endpoint(raw_client(&own, Some(&own), ALPN));
+    let mut silent = Vec::new();
+    while a.refused(Reason::TooMany) == 0 {
+        assert!(silent.len() <= 2 * MAX_HANDSHAKES, "no bound");
+        silent.push(endpoint.connect(a.address(), "x").unwrap().await);
+    }
+    assert!(a.net.stats().retries.get() > 0);
+    healthy(&a, &b).await;
+    let c = Node::start(&ca, "c", 3);
+    c.dial(&a);
+    linked(&a, &c).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
