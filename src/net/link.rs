@@ -168,13 +168,17 @@ pub(super) async fn serve(
     permit: Option<OwnedSemaphorePermit>,
 ) -> Served {
     let refused = match greet(&net, &connection, dialled).await {
-        Ok(greeted) => match bring_up(&net, greeted).await {
-            Ok((link, lanes)) => {
-                drop(permit);
-                return run(&net, link, lanes).await;
+        Ok(greeted) => {
+            // Whatever happens from here on, a successor must not wait for this link in vain.
+            let _gone = greeted.link.0.gone.clone().drop_guard();
+            match bring_up(&net, greeted).await {
+                Ok((link, lanes)) => {
+                    drop(permit);
+                    return run(&net, link, lanes).await;
+                }
+                Err(ending) => ending,
             }
-            Err(ending) => ending,
-        },
+        }
         Err(ending) => ending,
     };
     close(&connection, &refused);
@@ -206,7 +210,6 @@ async fn bring_up(net: &Arc<Shared>, greeted: Greeted) -> Result<(LinkHandle, La
         },
     };
     net.forget(&link);
-    link.0.gone.cancel();
     Err(refused)
 }
 
@@ -223,7 +226,6 @@ async fn run(net: &Arc<Shared>, link: LinkHandle, lanes: Lanes) -> Served {
     net.stats.link_ended(ending.reason);
     info!(peer = %link.actor(), "link down: {ending}");
     net.handler.link_down(link.id(), &ending.to_string());
-    link.0.gone.cancel();
     Served { lasted: Some(since.elapsed()), ending }
 }
 
