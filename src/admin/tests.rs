@@ -35,7 +35,10 @@ fn world() -> World {
 async fn raw(world: &World, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(&world.path).await.unwrap();
     let _ = stream.write_all(bytes).await;
-    let _ = stream.shutdown().await;
+    // A request names its own end; a client that hangs up before the answer does not get it.
+    if !String::from_utf8_lossy(bytes).contains("connection: close") {
+        let _ = stream.shutdown().await;
+    }
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
@@ -162,7 +165,8 @@ async fn garbage_harms_nobody() {
         assert!(failure.error.contains(word), "{head}: {}", failure.error);
     }
     let oversized = request("PUT /v1/keys/a", &"x".repeat(BODY + 1));
-    assert!(raw(&world, oversized.as_bytes()).await.starts_with("HTTP/1.1 413"));
+    let answer = raw(&world, oversized.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     for bytes in [&b"*1\r\n$4\r\nPING\r\n"[..], b"\0\0\0\xff", &[b'A'; 1 << 20], b"\x16\x03\x01"] {
         raw(&world, bytes).await;
     }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use serde::{Deserialize, Serialize};
 use tidings_proto::Name;
 
-pub use super::facts::Facts;
+pub use super::facts::{Facts, Timings};
 pub use super::text::Text;
 use crate::config::ConfigRow;
 
@@ -452,7 +452,7 @@ pub trait Operator: Send + Sync + 'static {
 
     /// A key as it is now; none if it is absent.
     fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, Refusal>;
-    /// Some keys, ordered by name within a page.
+    /// Some keys, in no particular order.
     fn scan(&self, scan: Scan) -> Result<Page, Refusal>;
     /// Writes a key, and returns once the write is as durable as promised.
     fn write(&self, key: Vec<u8>, change: Change) -> Answer<'_, Written>;

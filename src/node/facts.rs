@@ -1,4 +1,4 @@
-//! Plain counters of a node, gathered at each scrape. What they are called outside, and
+//! Plain counters of a node, gathered at each scrape, and its distributions. What they are called outside, and
 //! the help texts, stand in the table of the metrics endpoint.
 
 use std::collections::BTreeMap;
@@ -135,6 +135,30 @@ pub struct ProcessFacts {
     pub start_time: u64,
     /// Whether the node is ready to serve.
     pub ready: bool,
+}
+
+/// Distributions, recorded as things happen. Those of the default record nothing.
+#[derive(Clone)]
+pub struct Timings {
+    /// Time of a forced write of the log to the disk, in seconds.
+    pub fsync_seconds: metrics::Histogram,
+    /// Ops that were written to the log together.
+    pub commit_ops: metrics::Histogram,
+    /// Time from a write at its origin, by the origin's clock, to its apply here, in seconds.
+    pub propagation_seconds: metrics::Histogram,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        let none = metrics::Histogram::noop;
+        Self { fsync_seconds: none(), commit_ops: none(), propagation_seconds: none() }
+    }
+}
+
+impl std::fmt::Debug for Timings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Timings")
+    }
 }
 
 impl Facts {
