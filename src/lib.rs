@@ -3,6 +3,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod engine;
+mod http;
 pub mod net;
 pub mod node;
 pub mod resp;
