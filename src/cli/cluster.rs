@@ -22,7 +22,10 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
         ("version", status.version.clone()),
         ("running", format!("{}, since {}", span(status.uptime_ms), moment(status.started_at))),
         ("ready", status.not_ready.as_ref().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"))),
-        ("writes", status.writes_stopped.as_ref().map_or_else(|| "ok".to_owned(), |why| format!("stopped: {why}"))),
+        (
+            "writes",
+            status.writes_stopped.as_ref().map_or_else(|| "ok".to_owned(), |why| format!("stopped: {why}")),
+        ),
         ("members", format!("{} alive, {} suspect, {} down", members.alive, members.suspect, members.down)),
         ("linked", status.peers_linked.to_string()),
         ("keys", {
@@ -32,8 +35,14 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
         ("conflicts", format!("{} by versions, {} by kinds", conflicts.versions, conflicts.kinds)),
         ("parked", format!("{} removals", status.parked_removals)),
         ("seen", format!("{} entries", status.seen_entries)),
-        ("log", format!("{} B in memory, {} B on disk, fsync {}", log.memory_bytes, log.disk_bytes, status.fsync)),
-        ("clock", status.clock_offset_ms.map_or_else(String::new, |ms| format!("{ms} ms ahead of the peers"))),
+        (
+            "log",
+            format!("{} B in memory, {} B on disk, fsync {}", log.memory_bytes, log.disk_bytes, status.fsync),
+        ),
+        (
+            "clock",
+            status.clock_offset_ms.map_or_else(String::new, |ms| format!("{ms} ms ahead of the peers")),
+        ),
         ("quic", addresses.quic.clone()),
         ("advertised", addresses.advertised.join(" ")),
         ("resp", off(&addresses.resp)),
@@ -130,7 +139,8 @@ pub(super) struct Pull {
 
 /// JSON is one line a key, for there may be more keys than fit into memory.
 pub(super) async fn pull(pull: Pull) -> anyhow::Result<()> {
-    let keys: Vec<_> = pull.key.iter().map(|key| Ok(Text(pull.bytes.read(key)?))).collect::<anyhow::Result<_>>()?;
+    let keys: Vec<_> =
+        pull.key.iter().map(|key| Ok(Text(pull.bytes.read(key)?))).collect::<anyhow::Result<_>>()?;
     let mut request = PullRequest { peer: pull.peer, keys, names_only: pull.keys, cursor: None };
     let (client, mut out) = (pull.ask.client(), pull.ask.out());
     let mut asked_for_names = request.keys.clone();
@@ -164,7 +174,14 @@ pub(super) async fn sync(peer: Option<Name>, all: bool, ask: Ask) -> anyhow::Res
     let cells = |row: &SyncRow| {
         let result = format!("{:?}", row.result).to_lowercase();
         let [sent, received] = [row.sent, row.received].map(|ops| ops.to_string());
-        [row.node.to_string(), result, sent, received, span(row.millis), row.error.clone().unwrap_or_default()]
+        [
+            row.node.to_string(),
+            result,
+            sent,
+            received,
+            span(row.millis),
+            row.error.clone().unwrap_or_default(),
+        ]
     };
     ask.out().rows(&rows, ["node", "result", "sent", "received", "took", "error"], cells)?;
     all_went_well(rows.iter().filter_map(|row| Some((&row.node, row.error.as_deref()?))))
