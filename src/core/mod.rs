@@ -14,6 +14,8 @@
 //! * [`journal`]: what a replica writes to its disk
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 
+#![warn(missing_docs)]
+
 pub mod actors;
 pub mod block;
 pub mod bounds;
