@@ -138,8 +138,8 @@ impl Replica {
     }
 
     /// Applies an op and keeps it for the disk and for others: the one way in.
-    pub(super) fn take(&mut self, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
-        self.state.apply(dot, op)?;
+    pub(super) fn take(&mut self, hash: u64, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
+        self.state.apply_at(hash, dot, op)?;
         self.log.append(dot, op);
         match self.pending.last_mut() {
             Some((actor, _, last)) if *actor == dot.actor() && *last + 1 == dot.seq() => *last += 1,
@@ -168,7 +168,7 @@ impl Replica {
                 }
                 let op = State::shorten(&op, run.base, &places)?;
                 let conflicts = self.state.tallies.version_conflicts;
-                self.take(dot, &op)?;
+                self.take(self.state.position(op.key), dot, &op)?;
                 self.counts.conflicts += self.state.tallies.version_conflicts.saturating_sub(conflicts);
                 self.clock.observe(Stamp(op.stamp), wall_millis);
                 self.note_closable(&op);
