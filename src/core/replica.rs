@@ -286,7 +286,8 @@ impl Replica {
     }
 }
 
-fn place_dot(actor: ActorIx, seq: u64) -> Result<ShortDot, ApplyError> {
+/// The dot of an op from outside.
+pub(super) fn place_dot(actor: ActorIx, seq: u64) -> Result<ShortDot, ApplyError> {
     if seq > bounds::SEQ {
         let why = format!("its number {seq} is too great");
         return Err(tidings_proto::DecodeError::Malformed { what: "op", why }.into());
