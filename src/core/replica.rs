@@ -2,7 +2,7 @@
 //! keeps each for the disk and for whoever lacks it.
 
 use tidings_proto::cell::ParkedState;
-use tidings_proto::{Actor, Block, Op, Run, SeenEntries, Stamp};
+use tidings_proto::{Actor, Block, Counter, Op, Run, SeenEntries, Stamp};
 
 use super::actors::{ActorIx, ShortDot, TooManyActors};
 use super::block::parked_states;
@@ -10,7 +10,7 @@ use super::bounds;
 use super::clock::Clock;
 use super::journal::Entry;
 use super::oplog::OpLog;
-use super::state::{ApplyError, State};
+use super::state::{ApplyError, Cells, State};
 use super::table::HashKey;
 
 /// Counts of what happened to ops, since the start.
@@ -205,6 +205,16 @@ impl Replica {
         }
     }
 
+    /// Remembers keys on which a merged state knows deletes of an own contribution.
+    fn note_closable_of(&mut self, staged: &State) {
+        let Some(own) = staged.actors.find(self.actor()) else { return };
+        let is_reset = |cells: &&Cells| {
+            let parts = [Counter::G, Counter::Pn].map(|counter| cells.counter(counter)?.get(own));
+            parts.into_iter().flatten().any(|part| part.baseline.is_some())
+        };
+        self.closable.extend(staged.cells().filter(is_reset).map(|cells| Box::from(cells.key())));
+    }
+
     pub(super) fn take_closable(&mut self) -> Vec<Box<[u8]>> {
         std::mem::take(&mut self.closable)
     }
@@ -225,6 +235,7 @@ impl Replica {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
         self.state.merge(staged)?;
+        self.note_closable_of(staged);
         self.entries.push(Entry::MergeBegin { seen, parked });
         self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
         self.entries.push(Entry::MergeCommit);
