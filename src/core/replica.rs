@@ -44,6 +44,8 @@ pub struct Received {
 pub struct Replica {
     pub(super) state: State,
     pub(super) own: ActorIx,
+    /// How many ops this process has issued as `own`.
+    issued: u64,
     pub(super) clock: Clock,
     pub(super) log: OpLog,
     /// Ops applied and not yet taken for the disk, in order: whose, first, last.
@@ -71,6 +73,7 @@ impl Replica {
         Ok(Self {
             state,
             own,
+            issued: 0,
             clock,
             log: OpLog::new(log_bound),
             pending: Vec::new(),
@@ -127,11 +130,19 @@ impl Replica {
         let own = self.state.intern(&actor)?;
         assert_eq!(self.state.seen(own), 0, "an incarnation is used once");
         self.own = own;
+        self.issued = 0;
         self.entries.push(Entry::Incarnation(actor));
         Ok(())
     }
 
-    /// Whether the own incarnation has numbers left.
+    /// Whether writes of the own incarnation have come from elsewhere: then another
+    /// process, or an older image of this one, writes as it too. The next write
+    /// is refused until another incarnation has been begun, lest a dot be issued twice.
+    pub fn is_overtaken(&self) -> bool {
+        self.own_seq() != self.issued
+    }
+
+    /// Whether the own incarnation is out of numbers, nearly.
     pub fn is_worn(&self) -> bool {
         self.own_seq() + (1 << 20) >= bounds::SEQ
     }
@@ -220,6 +231,7 @@ impl Replica {
     }
 
     pub(super) fn count_written(&mut self) {
+        self.issued += 1;
         self.counts.written += 1;
     }
 

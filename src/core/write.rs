@@ -92,7 +92,8 @@ pub enum WriteError {
         /// The bound in bytes.
         bound: usize,
     },
-    /// The disk failed; the node takes no writes until it is restarted.
+    /// The disk failed and the node takes no writes until it is restarted, or another
+    /// process writes as this incarnation and the node has not begun another yet.
     #[error("writes have stopped: {0}")]
     Stopped(String),
 }
@@ -105,6 +106,9 @@ const FLUSH_STEP: usize = 1_000;
 impl Replica {
     /// Carries out a write, in one step.
     pub fn write(&mut self, wall_millis: u64, write: Write<'_>) -> Result<Written, WriteError> {
+        if self.is_overtaken() {
+            return Err(WriteError::Stopped("another process writes as this incarnation".into()));
+        }
         match write {
             Write::Set { key, value } => self.set(wall_millis, key, value),
             Write::Delete { key } => Ok(Written::Removed(self.delete(wall_millis, key))),
@@ -118,6 +122,7 @@ impl Replica {
 
     /// Issues one op of our own.
     fn issue<'a>(&mut self, wall_millis: u64, key: &'a [u8], edits: Edits<'a>) {
+        assert!(!self.is_overtaken(), "a dot is issued once");
         let dot = ShortDot::new(self.own, self.own_seq() + 1);
         let stamp = self.clock.tick(wall_millis).0;
         self.take(dot, &Op { stamp, key, edits }).expect("an own op is the next and names what was seen");
@@ -287,6 +292,9 @@ impl Replica {
     /// Closes own contributions that received ops have reset in full, so that
     /// nobody need keep anything of them.
     pub fn close_reset(&mut self, wall: u64) {
+        if self.is_overtaken() {
+            return;
+        }
         for key in self.take_closable() {
             for counter in [Counter::G, Counter::Pn] {
                 let parts = self.state.get(&key).and_then(|cells| cells.counter(counter));
