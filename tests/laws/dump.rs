@@ -59,11 +59,7 @@ pub fn dump(state: &State) -> Dump {
     dump
 }
 
-fn standing(
-    state: &State,
-    cells: &Cells,
-    parts: &mut BTreeMap<(Bytes, Counter, Actor), Part>,
-) -> Standing {
+fn standing(state: &State, cells: &Cells, parts: &mut BTreeMap<(Bytes, Counter, Actor), Part>) -> Standing {
     let name = |dot: tidings::core::actors::ShortDot| {
         assert!(state.has_seen(dot), "a live dot is not in seen");
         (state.actors().get(dot.actor()).clone(), dot.seq())
@@ -105,12 +101,9 @@ pub fn recount(stand: &Stand) -> Tallies {
         let (pn, g) = (has(Counter::Pn), has(Counter::G));
         let visible = u64::from(set) + u64::from(register || pn) + u64::from(g);
         tallies.keys += 1;
-        for (kind, there) in [
-            (Kind::OrSet, set),
-            (Kind::LwwRegister, register),
-            (Kind::PnCounter, pn),
-            (Kind::GCounter, g),
-        ] {
+        for (kind, there) in
+            [(Kind::OrSet, set), (Kind::LwwRegister, register), (Kind::PnCounter, pn), (Kind::GCounter, g)]
+        {
             tallies.by_kind[kind as usize] += u64::from(there);
         }
         tallies.members += standing.members.len() as u64;

@@ -159,7 +159,8 @@ fn actor(node: usize, life: u64) -> Actor {
 
 pub fn replica(node: usize, log_bound: usize) -> Replica {
     let state = State::new(HashKey(node as u64, 77));
-    Replica::new(state, &actor(node, node as u64 + 1), Clock::new(Stamp::default(), DRIFT), log_bound).unwrap()
+    Replica::new(state, &actor(node, node as u64 + 1), Clock::new(Stamp::default(), DRIFT), log_bound)
+        .unwrap()
 }
 
 impl World {
@@ -274,7 +275,9 @@ impl World {
                 (Write::Set { key, value: &value }, What::Write(value.clone()))
             }
             Ask::Delete(_) => (Write::Delete { key }, What::Delete),
-            Ask::Add(..) | Ask::AddTwo(..) => (Write::Add { key, elements: &refs }, What::Add(elements.clone())),
+            Ask::Add(..) | Ask::AddTwo(..) => {
+                (Write::Add { key, elements: &refs }, What::Add(elements.clone()))
+            }
             Ask::Remove(..) | Ask::RemoveTwo(..) => {
                 (Write::Remove { key, elements: &refs }, What::Remove(elements.clone()))
             }
@@ -303,7 +306,12 @@ impl World {
     }
 
     /// Tells the oracle of the ops that a node has written since.
-    fn record(&mut self, at: usize, before: (Seen, u64), what: impl Fn(bool, &Edit<'_, tidings_proto::WireDot>) -> What) {
+    fn record(
+        &mut self,
+        at: usize,
+        before: (Seen, u64),
+        what: impl Fn(bool, &Edit<'_, tidings_proto::WireDot>) -> What,
+    ) {
         let replica = &self.nodes[at].replica;
         let (mut context, first) = before;
         let (last, own) = (replica.own_seq(), replica.actor().clone());
