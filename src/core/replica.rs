@@ -162,6 +162,7 @@ impl Replica {
     /// `applied` hears the number and stamp of each op that was applied.
     pub fn receive(&mut self, run: &Run, wall_millis: u64, mut applied: impl FnMut(Stamp)) -> Received {
         let mut received = Received { applied: 0, stopped: None };
+        let mut left = u64::from(run.count);
         let places = match self.places(run) {
             Ok(places) => places,
             Err(error) => {
@@ -174,6 +175,7 @@ impl Replica {
                 let dot = place_dot(places[0], seq)?;
                 if self.state.has_seen(dot) {
                     self.counts.duplicate += 1;
+                    left -= 1;
                     return Ok(());
                 }
                 let op = State::shorten(&op, run.base, &places)?;
@@ -184,10 +186,10 @@ impl Replica {
                 self.note_closable(&op);
                 applied(Stamp(op.stamp));
                 received.applied += 1;
+                left -= 1;
                 Ok(())
             });
             if let Err(error) = result {
-                let left = u64::from(run.count) - received.applied;
                 match error {
                     ApplyError::Gap { .. } => self.counts.early += left,
                     _ => self.counts.refused += left,
@@ -392,6 +394,10 @@ impl Recovery {
         for item in run.iter() {
             let (seq, op) = item?;
             let dot = place_dot(places[0], seq)?;
+            // A checkpoint may already reflect ops that came to disk just after it began.
+            if self.state.has_seen(dot) {
+                continue;
+            }
             let op = State::shorten(&op, run.base, &places)?;
             self.state.apply(dot, &op)?;
             self.log.append(dot, &op);
