@@ -15,8 +15,11 @@ fn new_life() -> Actor {
     Actor { node: Name::new("recovered").unwrap(), incarnation: 7 }
 }
 
-/// What the log holds, with actors by name.
-fn log(replica: &Replica) -> Vec<(Actor, u64, Stamp, Vec<u8>, Vec<String>)> {
+/// An op with its actors by name: dot, stamp, key, edits.
+type Logged = (Actor, u64, Stamp, Vec<u8>, Vec<String>);
+
+/// What the log holds.
+fn log(replica: &Replica) -> Vec<Logged> {
     let mut ops = Vec::new();
     for run in read_all(replica) {
         for item in run.iter() {

@@ -497,7 +497,8 @@ impl World {
                 for from in 0..nodes {
                     self.catch_up(from, to);
                     let (theirs, ours) = (self.context(from).0, self.context(to).0);
-                    if !(theirs <= ours) {
+                    let has_all = theirs <= ours;
+                    if !has_all {
                         self.merge(from, to);
                     }
                 }
