@@ -11,7 +11,7 @@ fn run(plan: Plan, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(crate::config(1_500))]
+    #![proptest_config(crate::config(6_000))]
 
     #[test]
     fn every_history_shows_what_its_writers_saw(plan in plan(), steps in prop::collection::vec(step(), 1..120)) {

@@ -27,7 +27,6 @@ fn config(cases: u32) -> Config {
         cases: asked.unwrap_or(cases),
         rng_seed: RngSeed::Fixed(0x71d1_4945),
         failure_persistence: None,
-        max_shrink_iters: 20_000,
         ..Config::default()
     }
 }

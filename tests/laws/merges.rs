@@ -67,7 +67,7 @@ fn through_blocks(state: &State) -> State {
 }
 
 proptest! {
-    #![proptest_config(crate::config(250))]
+    #![proptest_config(crate::config(800))]
 
     #[test]
     fn merge_is_a_join(plan in plan(), steps in prop::collection::vec(step(), 1..60)) {

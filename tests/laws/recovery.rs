@@ -73,7 +73,7 @@ fn replay(plan: Plan, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(crate::config(150))]
+    #![proptest_config(crate::config(400))]
 
     #[test]
     fn every_prefix_of_the_disk_is_a_state(plan in plan(), steps in prop::collection::vec(step(), 1..100)) {

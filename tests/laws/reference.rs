@@ -213,7 +213,7 @@ fn write_set(side: &mut Side<Orswot<Vec<u8>, Actor>>, wall: u64, what: u8, by: i
 }
 
 proptest! {
-    #![proptest_config(crate::config(300))]
+    #![proptest_config(crate::config(800))]
 
     #[test]
     fn registers_are_lww_registers(steps in steps()) {

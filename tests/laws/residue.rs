@@ -26,7 +26,7 @@ fn flushed(plan: Plan, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(crate::config(400))]
+    #![proptest_config(crate::config(1_500))]
 
     #[test]
     fn what_is_deleted_leaves_nothing_behind(plan in plan(), steps in prop::collection::vec(step(), 1..80)) {
