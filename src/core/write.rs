@@ -92,7 +92,8 @@ pub enum WriteError {
         /// The bound in bytes.
         bound: usize,
     },
-    /// The disk failed; the node takes no writes until it is restarted.
+    /// The disk failed and the node takes no writes until it is restarted, or another
+    /// process writes as this incarnation and the node has not begun another yet.
     #[error("writes have stopped: {0}")]
     Stopped(String),
 }
@@ -112,6 +113,9 @@ const FLUSH_STEP: usize = 1_000;
 impl Replica {
     /// Carries out a write, in one step.
     pub fn write(&mut self, wall_millis: u64, write: Write<'_>) -> Result<Written, WriteError> {
+        if self.is_overtaken() {
+            return Err(WriteError::Stopped("another process writes as this incarnation".into()));
+        }
         match write {
             Write::Set { key, value } => self.set(wall_millis, key, value),
             Write::Delete { key } => Ok(Written::Removed(self.delete(wall_millis, self.find(key)))),
@@ -133,6 +137,7 @@ impl Replica {
 
     /// Issues one op of our own.
     fn issue<'a>(&mut self, wall_millis: u64, key: Key<'a>, edits: Edits<'a>) {
+        assert!(!self.is_overtaken(), "a dot is issued once");
         let dot = ShortDot::new(self.own, self.own_seq() + 1);
         let stamp = self.clock.tick(wall_millis).0;
         let op = Op { stamp, key: key.name, edits };
@@ -310,6 +315,9 @@ impl Replica {
     /// Closes own contributions that received ops have reset in full, so that
     /// nobody need keep anything of them.
     pub fn close_reset(&mut self, wall: u64) {
+        if self.is_overtaken() {
+            return;
+        }
         for name in self.take_closable() {
             let key = self.find(&name);
             for counter in [Counter::G, Counter::Pn] {
