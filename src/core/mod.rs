@@ -1,1 +1,37 @@
+//! The still zone: what a node knows and how it changes.
+//!
+//! Nothing here waits, reads a clock, draws randomness from outside or iterates
+//! in an order that chance decides. Time and seeds are arguments; the same
+//! inputs give the same bytes out, which is what lets a simulator run it.
+//!
+//! * [`actors`]: actors by short numbers, and dots that fit a word
+//! * [`clock`]: the hybrid logical clock
+//! * [`table`]: a map in hash order that grows without stalls
+//! * [`register`], [`set`], [`counter`]: the contents of cells
+//! * [`state`]: all cells and the version vector they belong to; apply and merge
+//! * [`replica`]: a state that is written to: own writes, log, readers' view
+//! * [`oplog`]: the recent ops of every actor, ready to be sent
+//! * [`journal`]: what a replica writes to its disk
+//! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 
+pub mod actors;
+pub mod block;
+pub mod bounds;
+pub mod clock;
+pub mod counter;
+pub mod journal;
+pub mod link;
+pub mod merge;
+pub mod oplog;
+pub mod parked;
+pub mod pull;
+pub mod push;
+pub mod register;
+pub mod replica;
+pub mod set;
+pub mod snapshot;
+pub mod state;
+pub mod sync;
+pub mod table;
+pub mod view;
+pub mod write;

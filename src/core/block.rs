@@ -1,0 +1,241 @@
+//! Cells to blocks and back.
+
+use std::collections::BTreeMap;
+
+use tidings_proto::cell::ParkedState;
+use tidings_proto::op::Counter;
+use tidings_proto::{
+    Actor, Block, CellState, CounterState, DecodeError, KeyState, MemberState, SeenEntries, VersionState,
+    WireDot, bounds,
+};
+
+use super::actors::{ActorIx, Actors, ShortDot};
+use super::counter::Parts;
+use super::parked::{CellName, Parked};
+use super::register::Version;
+use super::set::Set;
+use super::state::{ApplyError, Cells, State};
+use super::view::Shape;
+
+/// Gathers cells into blocks of about [`bounds::BLOCK`] bytes.
+#[derive(Debug)]
+pub struct BlockBuilder<'a> {
+    actors: &'a Actors,
+    places: BTreeMap<ActorIx, u32>,
+    block: Block,
+    size: usize,
+    full: Vec<Block>,
+}
+
+impl<'a> BlockBuilder<'a> {
+    /// An empty builder for cells whose dots `actors` explains.
+    pub fn new(actors: &'a Actors) -> Self {
+        Self { actors, places: BTreeMap::new(), block: Block::default(), size: 0, full: Vec::new() }
+    }
+
+    /// Adds the cells of one key. A large set may go over several blocks.
+    pub fn push(&mut self, cells: &Cells) {
+        self.begin(cells.key());
+        if !cells.register().is_empty() {
+            let mut versions: Vec<_> = cells.register().versions().iter().collect();
+            versions.sort_unstable_by_key(|v| (self.actors.get(v.dot.actor()), v.dot.seq()));
+            let states = versions.into_iter().map(|v| self.version(v)).collect();
+            self.add(CellState::Register(states));
+        }
+        for counter in [Counter::G, Counter::Pn] {
+            for state in self.parts(counter, cells.counter(counter)) {
+                self.add(CellState::Counter(state));
+            }
+        }
+        for member in cells.set().into_iter().flat_map(Set::members) {
+            if self.size >= bounds::BLOCK {
+                self.flush();
+                self.begin(cells.key());
+            }
+            let mut dots = member.dots().to_vec();
+            dots.sort_unstable_by_key(|dot| (self.actors.get(dot.actor()), dot.seq()));
+            let dots = dots.into_iter().map(|dot| self.dot(dot)).collect();
+            self.size += member.element().len() + 16;
+            self.add(CellState::Member(MemberState { element: member.element().to_vec(), dots }));
+        }
+        if self.size >= bounds::BLOCK {
+            self.flush();
+        }
+    }
+
+    /// All blocks, encoded.
+    pub fn finish(mut self) -> Vec<Vec<u8>> {
+        self.flush();
+        self.full.iter().map(Block::encode).collect()
+    }
+
+    /// All cells as one block, whatever its size.
+    pub fn finish_as_one(mut self) -> Block {
+        assert!(self.full.is_empty(), "the caller bounds what it asks for");
+        std::mem::take(&mut self.block)
+    }
+
+    /// Bytes gathered since the last full block, roughly.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    fn begin(&mut self, key: &[u8]) {
+        self.size += key.len() + 16;
+        self.block.keys.push(KeyState { key: key.to_vec(), cells: Vec::new() });
+    }
+
+    fn add(&mut self, cell: CellState) {
+        self.block.keys.last_mut().expect("a key was begun").cells.push(cell);
+    }
+
+    fn flush(&mut self) {
+        if !self.block.keys.is_empty() {
+            self.full.push(std::mem::take(&mut self.block));
+        }
+        self.places.clear();
+        self.size = 0;
+    }
+
+    fn place(&mut self, actor: ActorIx) -> u32 {
+        *self.places.entry(actor).or_insert_with(|| {
+            self.block.actors.push(self.actors.get(actor).clone());
+            self.size += 32;
+            self.block.actors.len() as u32 - 1
+        })
+    }
+
+    fn dot(&mut self, dot: ShortDot) -> WireDot {
+        WireDot { actor: self.place(dot.actor()), seq: dot.seq() }
+    }
+
+    fn version(&mut self, version: &Version) -> VersionState {
+        self.size += version.value.len() + 16;
+        VersionState { dot: self.dot(version.dot), stamp: version.stamp, value: version.value.to_vec() }
+    }
+
+    fn parts(&mut self, counter: Counter, parts: Option<&Parts>) -> Vec<CounterState> {
+        let mut parts: Vec<_> = parts.into_iter().flat_map(Parts::iter).collect();
+        parts.sort_unstable_by_key(|part| self.actors.get(part.actor));
+        self.size += parts.len() * 24;
+        parts
+            .into_iter()
+            .map(|part| CounterState {
+                counter,
+                actor: self.place(part.actor),
+                contribution: part.contribution,
+                baseline: part.baseline.as_deref().copied(),
+            })
+            .collect()
+    }
+}
+
+impl State {
+    /// A state to load blocks into: the context they belong to, and no cells yet.
+    pub fn staged(&self, seen: &SeenEntries, parked: &[ParkedState]) -> Result<State, ApplyError> {
+        let mut staged = State::new(self.hash_key);
+        for (actor, seq) in seen.iter() {
+            let ix = staged.intern(&actor)?;
+            if seq > super::bounds::SEQ {
+                return Err(malformed("a number in its context is too great"));
+            }
+            staged.seen[ix.index()] = seq;
+        }
+        for removal in parked {
+            if removal.seq == 0 || removal.seq > super::bounds::SEQ || !staged.parked.has_room(1) {
+                return Err(malformed("a parked removal names a dot that cannot exist"));
+            }
+            let dot = ShortDot::new(staged.intern(&removal.actor)?, removal.seq);
+            let element = removal.element.as_ref().map(|element| element[..].into());
+            staged.parked.park(dot, CellName { key: removal.key[..].into(), element });
+        }
+        Ok(staged)
+    }
+
+    /// Puts a block's cells into a state made by [`State::staged`]. Every live
+    /// dot must be within the context: a live set travels only with the context it belongs to.
+    pub fn load(&mut self, block: &Block) -> Result<(), ApplyError> {
+        let places = block.actors.iter().map(|a| self.intern(a)).collect::<Result<Vec<_>, _>>()?;
+        for key in &block.keys {
+            self.load_key(key, &places)?;
+        }
+        Ok(())
+    }
+
+    fn load_key(&mut self, state: &KeyState, places: &[ActorIx]) -> Result<(), ApplyError> {
+        let hash = self.cells.hash(&state.key);
+        let State { cells: table, seen, tallies, hash_key, .. } = self;
+        let live = |dot: &WireDot| {
+            let actor = places[dot.actor as usize];
+            if dot.seq > seen[actor.index()] {
+                return Err(malformed("a live dot is not in its context"));
+            }
+            Ok(ShortDot::new(actor, dot.seq))
+        };
+        let cells = table.get_or_insert(hash, &state.key, || Cells::new(&state.key));
+        let before = Shape::of(cells);
+        for cell in &state.cells {
+            match cell {
+                CellState::Register(versions) => {
+                    for version in versions {
+                        let dot = live(&version.dot)?;
+                        cells.register.remove(dot);
+                        let value = version.value[..].into();
+                        cells.register.insert(Version { dot, stamp: version.stamp, value });
+                    }
+                }
+                CellState::Member(member) => {
+                    let set = cells.set.get_or_insert_with(|| Box::new(Set::new(*hash_key)));
+                    for dot in &member.dots {
+                        let dot = live(dot)?;
+                        set.remove(&member.element, dot);
+                        set.insert(&member.element, dot);
+                    }
+                }
+                CellState::Counter(part) => {
+                    let (actor, seen) = (places[part.actor as usize], &seen);
+                    if part.contribution.is_some_and(|e| e.birth > seen[actor.index()]) {
+                        return Err(malformed("a contribution is not in its context"));
+                    }
+                    cells.counter_mut(part.counter).change(actor, |ours| {
+                        part.contribution.into_iter().for_each(|e| ours.contribute(e));
+                        part.baseline.into_iter().for_each(|r| ours.reset(r));
+                    });
+                }
+            }
+        }
+        let gone = cells.tidy();
+        tallies.replace(&before, &Shape::of(cells));
+        if gone {
+            table.remove(hash, &state.key);
+        }
+        Ok(())
+    }
+}
+
+fn malformed(why: &str) -> ApplyError {
+    ApplyError::Decode(DecodeError::Malformed { what: "block", why: why.into() })
+}
+
+/// The parked removals, in an order that does not hang on a replica's numbering.
+pub fn parked_states(parked: &Parked, actors: &Actors) -> Vec<ParkedState> {
+    let mut states: Vec<_> = parked
+        .iter()
+        .map(|(dot, cell): (ShortDot, &CellName)| ParkedState {
+            key: cell.key.to_vec(),
+            element: cell.element.as_deref().map(|element| serde_bytes::ByteBuf::from(element.to_vec())),
+            actor: actors.get(dot.actor()).clone(),
+            seq: dot.seq(),
+        })
+        .collect();
+    states.sort_unstable_by(|a, b| {
+        let rank = |s: &ParkedState| (s.actor.clone(), s.seq);
+        rank(a).cmp(&rank(b)).then_with(|| (&a.key, &a.element).cmp(&(&b.key, &b.element)))
+    });
+    states
+}
+
+/// An actor that a dot names, for display.
+pub fn origin(actors: &Actors, dot: ShortDot) -> (Actor, u64) {
+    (actors.get(dot.actor()).clone(), dot.seq())
+}

@@ -1,0 +1,35 @@
+//! Every limit of the still zone, in one place. The wire's are in `tidings_proto::bounds`.
+
+/// Most actors that a replica tells apart: one per start of a node that wrote.
+pub const ACTORS: usize = 1 << 20;
+/// Most writes of one actor: at a million a second, half a year of one process; then a new incarnation.
+pub const SEQ: u64 = (1 << 44) - 1;
+/// Most parked removals. At the bound an op that would park more is not
+/// applied; it comes again by repair, once the dots it names have arrived.
+pub const PARKED: usize = 1 << 20;
+/// Most cells in a bucket of a table: it bounds the work of one split.
+pub const BUCKET: usize = 896;
+/// Longest chunk of the op log in memory, in bytes of encoded ops.
+pub const CHUNK: usize = 64 << 10;
+/// Most actors that the ops of one chunk may name.
+pub const CHUNK_ACTORS: usize = 64;
+/// Most bytes of elements in one op; more are split over several ops.
+pub const OP_ELEMENTS: usize = 256 << 10;
+/// Most edits in one op; more are split over several ops.
+pub const OP_EDITS: usize = 1 << 10;
+/// Most bytes of ops that arrived ahead of their turn, over all actors.
+pub const AHEAD: usize = 8 << 20;
+/// Most bytes of ops that one push carries inline; what is more is announced and pulled.
+pub const INLINE: usize = 64 << 10;
+/// Most ranges asked for in one pull.
+pub const PULL_RANGES: usize = 1 << 10;
+/// Most snapshots at once: one checkpoint and a few context merges.
+pub const SNAPSHOTS: usize = 5;
+/// Blocks of a context merge in flight before the receiver grants more.
+pub const BLOCK_CREDIT: u32 = 16;
+/// Most bytes staged by one context merge.
+pub const STAGED: usize = 16 << 30;
+/// Size at which a record for the disk is closed and the next begun.
+pub const RECORD: usize = 8 << 20;
+/// Most links at once.
+pub const LINKS: usize = 1 << 10;

@@ -1,0 +1,217 @@
+//! The context merge: two whole states become one, by their version vectors.
+//!
+//! A dot that one side has live and the other has not is either news to the
+//! other or was removed there; the other's version vector says which. This is
+//! what makes deletes last without tombstones (Almeida et al., "Delta State
+//! Replicated Data Types", 2018: causal CRDTs with a causal context).
+
+use smallvec::SmallVec;
+use tidings_proto::cell::Tally;
+use tidings_proto::op::Counter;
+
+use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
+use super::counter::{Part, Parts};
+use super::register::Register;
+use super::set::Set;
+use super::state::{Cells, State};
+use super::table::Named;
+use super::view::Shape;
+
+impl State {
+    /// Merges another state into this one, in one step. Running snapshots of
+    /// this state are aborted: too much changes at once for them to follow.
+    pub fn merge(&mut self, other: &State) -> Result<(), TooManyActors> {
+        let places = self.places_of(&other.actors)?;
+        let mut theirs = vec![0; self.actors.len()];
+        for (at, place) in places.iter().enumerate() {
+            theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
+        }
+        self.snapshots.abort_all();
+        let join = Join { ours: self.seen.clone(), theirs, places };
+        self.merge_common(other, &join);
+        self.merge_new(other, &join);
+        for (dot, cell) in other.parked.iter() {
+            self.parked.park(join.translate(dot), cell.clone());
+        }
+        for (seq, theirs) in self.seen.iter_mut().zip(&join.theirs) {
+            *seq = (*seq).max(*theirs);
+        }
+        let seen = &self.seen;
+        self.parked.settle_seen(|actor| seen[actor.index()]);
+        Ok(())
+    }
+
+    fn places_of(&mut self, actors: &Actors) -> Result<Vec<ActorIx>, TooManyActors> {
+        (0..actors.len()).map(|at| self.intern(actors.get(ActorIx(at as u32)))).collect()
+    }
+
+    /// Every key that we have: against what they have of it, which may be nothing.
+    fn merge_common(&mut self, other: &State, join: &Join) {
+        let State { cells: table, parked, tallies, hash_key, .. } = self;
+        table.retain(|cells| {
+            let before = Shape::of(cells);
+            let theirs = other.get(cells.key());
+            let key = cells.key().to_vec();
+            let keep = |dot: ShortDot, element: Option<&[u8]>, theirs_live: bool| {
+                theirs_live
+                    || dot.seq() > join.theirs[dot.actor().index()]
+                        && !join.parked_there(other, dot, &key, element)
+            };
+            let take = |dot: ShortDot, element: Option<&[u8]>| {
+                dot.seq() > join.ours[dot.actor().index()] && !parked.holds(dot, &key, element)
+            };
+            join.register(&mut cells.register, theirs.map(Cells::register), keep, take);
+            let their_set = theirs.and_then(Cells::set);
+            if cells.set.is_some() || their_set.is_some() {
+                let ours = cells.set.get_or_insert_with(|| Box::new(Set::new(*hash_key)));
+                join.set(ours, their_set, keep, take);
+            }
+            join.counters(cells, theirs);
+            let gone = cells.tidy();
+            tallies.replace(&before, &Shape::of(cells));
+            !gone
+        });
+    }
+
+    /// Every key that only they have.
+    fn merge_new(&mut self, other: &State, join: &Join) {
+        let State { cells: table, parked, tallies, hash_key, .. } = self;
+        for theirs in other.cells.iter() {
+            let key = theirs.key();
+            let hash = table.hash(key);
+            if table.get(hash, key).is_some() {
+                continue;
+            }
+            let take = |dot: ShortDot, element: Option<&[u8]>| {
+                dot.seq() > join.ours[dot.actor().index()] && !parked.holds(dot, key, element)
+            };
+            let none = |_: ShortDot, _: Option<&[u8]>, _: bool| true;
+            let mut cells = Cells::new(key);
+            join.register(&mut cells.register, Some(theirs.register()), none, take);
+            if let Some(their_set) = theirs.set() {
+                let ours = cells.set.get_or_insert_with(|| Box::new(Set::new(*hash_key)));
+                join.set(ours, Some(their_set), none, take);
+            }
+            join.counters(&mut cells, Some(theirs));
+            if !cells.tidy() {
+                tallies.replace(&Shape::default(), &Shape::of(&cells));
+                table.get_or_insert(hash, key, || cells);
+            }
+        }
+    }
+}
+
+/// Both version vectors, as they were before the merge, in our numbering of actors.
+struct Join {
+    ours: Vec<u64>,
+    theirs: Vec<u64>,
+    /// By their place of an actor: ours.
+    places: Vec<ActorIx>,
+}
+
+impl Join {
+    fn translate(&self, dot: ShortDot) -> ShortDot {
+        ShortDot::new(self.places[dot.actor().index()], dot.seq())
+    }
+
+    /// Whether they hold a parked removal of a dot of ours that they have not seen.
+    fn parked_there(&self, other: &State, dot: ShortDot, key: &[u8], element: Option<&[u8]>) -> bool {
+        if other.parked.is_empty() {
+            return false;
+        }
+        let place = self.places.iter().position(|place| *place == dot.actor());
+        place.is_some_and(|at| other.parked.holds(ShortDot::new(ActorIx(at as u32), dot.seq()), key, element))
+    }
+
+    fn register(
+        &self,
+        ours: &mut Register,
+        theirs: Option<&Register>,
+        keep: impl Fn(ShortDot, Option<&[u8]>, bool) -> bool,
+        take: impl Fn(ShortDot, Option<&[u8]>) -> bool,
+    ) {
+        let versions = theirs.map_or(&[][..], Register::versions);
+        ours.retain(|v| {
+            let live_there = versions.iter().any(|t| self.translate(t.dot) == v.dot);
+            keep(v.dot, None, live_there)
+        });
+        for version in versions {
+            let dot = self.translate(version.dot);
+            if take(dot, None) {
+                ours.insert(super::register::Version { dot, ..version.clone() });
+            }
+        }
+    }
+
+    fn set(
+        &self,
+        ours: &mut Set,
+        theirs: Option<&Set>,
+        keep: impl Fn(ShortDot, Option<&[u8]>, bool) -> bool,
+        take: impl Fn(ShortDot, Option<&[u8]>) -> bool,
+    ) {
+        ours.retain_dots(|element, dot| {
+            let member = theirs.and_then(|set| set.member(element));
+            let live_there = member.is_some_and(|m| m.dots().iter().any(|d| self.translate(*d) == dot));
+            keep(dot, Some(element), live_there)
+        });
+        for member in theirs.iter().flat_map(|set| set.members()) {
+            for dot in member.dots().iter().map(|dot| self.translate(*dot)) {
+                if take(dot, Some(member.element())) {
+                    ours.insert(member.element(), dot);
+                }
+            }
+        }
+    }
+
+    fn counters(&self, ours: &mut Cells, theirs: Option<&Cells>) {
+        for counter in [Counter::G, Counter::Pn] {
+            let their_parts = theirs.and_then(|cells| cells.counter(counter));
+            if ours.counter(counter).is_none() && their_parts.is_none() {
+                continue;
+            }
+            let none = Parts::default();
+            let their_parts = their_parts.unwrap_or(&none);
+            let parts = ours.counter_mut(counter);
+            let mut actors: SmallVec<[ActorIx; 4]> = parts.actors();
+            actors.extend(their_parts.iter().map(|part| self.places[part.actor.index()]));
+            for actor in actors {
+                let theirs = their_parts.iter().find(|part| self.places[part.actor.index()] == actor);
+                parts.change(actor, |part| self.part(part, theirs));
+            }
+        }
+    }
+
+    /// Contributions go by their birth as by a dot: where one side has seen the
+    /// birth and holds no such contribution, its owner has closed it.
+    fn part(&self, ours: &mut Part, theirs: Option<&Part>) {
+        let at = ours.actor.index();
+        let their_e = theirs.and_then(|part| part.contribution);
+        ours.contribution = match (ours.contribution, their_e) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (Some(a), None) => (a.birth > self.theirs[at]).then_some(a),
+            (None, Some(b)) => (b.birth > self.ours[at]).then_some(b),
+            (None, None) => None,
+        };
+        if let Some(baseline) = theirs.and_then(|part| part.baseline.as_deref()) {
+            ours.reset(*baseline);
+        }
+        let seen = self.ours[at].max(self.theirs[at]);
+        let e_birth = ours.contribution.map(|e: Tally| e.birth);
+        let closed = |r: &Tally| r.birth <= seen && e_birth != Some(r.birth);
+        if ours.baseline.as_deref().is_some_and(closed) {
+            ours.baseline = None;
+        }
+    }
+}
+
+impl Set {
+    fn retain_dots(&mut self, keep: impl Fn(&[u8], ShortDot) -> bool) {
+        self.table_mut().retain(|member| {
+            let dots: SmallVec<[ShortDot; 1]> =
+                member.dots.iter().copied().filter(|dot| keep(member.name(), *dot)).collect();
+            member.dots = dots;
+            !member.dots.is_empty()
+        });
+    }
+}

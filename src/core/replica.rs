@@ -1,0 +1,396 @@
+//! A state that is written to: it authors ops, takes in those of others, and
+//! keeps each for the disk and for whoever lacks it.
+
+use tidings_proto::cell::ParkedState;
+use tidings_proto::{Actor, Block, Op, Run, SeenEntries, Stamp};
+
+use super::actors::{ActorIx, ShortDot, TooManyActors};
+use super::block::parked_states;
+use super::bounds;
+use super::clock::Clock;
+use super::journal::Entry;
+use super::oplog::OpLog;
+use super::state::{ApplyError, State};
+use super::table::HashKey;
+
+/// Counts of what happened to ops, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpCounts {
+    /// Written here.
+    pub written: u64,
+    /// Received and applied.
+    pub received: u64,
+    /// Received though already seen.
+    pub duplicate: u64,
+    /// Received ahead of their turn and not kept.
+    pub early: u64,
+    /// Received and refused: malformed, or no room for what they park.
+    pub refused: u64,
+    /// Versions of registers that became concurrent with another by an op received.
+    pub conflicts: u64,
+}
+
+/// What became of a run that was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// How many of its ops were applied.
+    pub applied: u64,
+    /// Why the rest was not, if any was left: a gap before it, or worse.
+    pub stopped: Option<ApplyError>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Replica {
+    pub(super) state: State,
+    pub(super) own: ActorIx,
+    pub(super) clock: Clock,
+    pub(super) log: OpLog,
+    /// Ops applied and not yet taken for the disk, in order: whose, first, last.
+    pending: Vec<(ActorIx, u64, u64)>,
+    /// Other entries not yet taken for the disk. They go before the ops.
+    entries: Vec<Entry>,
+    /// Own contributions that a received op has reset in full: to be closed.
+    closable: Vec<Box<[u8]>>,
+    counts: OpCounts,
+}
+
+impl Replica {
+    /// A replica that goes on from `state` (which may be empty) as `actor`.
+    ///
+    /// # Panics
+    /// If `actor` has already written: every start draws a new incarnation.
+    pub fn new(
+        mut state: State,
+        actor: &Actor,
+        clock: Clock,
+        log_bound: usize,
+    ) -> Result<Self, TooManyActors> {
+        let own = state.intern(actor)?;
+        assert_eq!(state.seen(own), 0, "an incarnation is used once");
+        Ok(Self {
+            state,
+            own,
+            clock,
+            log: OpLog::new(log_bound),
+            pending: Vec::new(),
+            entries: vec![Entry::Incarnation(actor.clone())],
+            closable: Vec::new(),
+            counts: OpCounts::default(),
+        })
+    }
+
+    /// The convergent state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The recent ops.
+    pub fn log(&self) -> &OpLog {
+        &self.log
+    }
+
+    /// The recent ops, to set their bound.
+    pub fn log_mut(&mut self) -> &mut OpLog {
+        &mut self.log
+    }
+
+    /// The hybrid clock.
+    pub fn clock_mut(&mut self) -> &mut Clock {
+        &mut self.clock
+    }
+
+    /// What happened to ops.
+    pub fn counts(&self) -> OpCounts {
+        self.counts
+    }
+
+    /// The author of own writes.
+    pub fn own(&self) -> ActorIx {
+        self.own
+    }
+
+    /// The author of own writes, by name.
+    pub fn actor(&self) -> &Actor {
+        self.state.actors.get(self.own)
+    }
+
+    /// The number of the last own write; 0 before the first.
+    pub fn own_seq(&self) -> u64 {
+        self.state.seen(self.own)
+    }
+
+    /// Goes on under another incarnation: somebody knows writes of the present
+    /// one that this process does not, so it must not be used any more.
+    pub fn begin_incarnation(&mut self, incarnation: u64) -> Result<(), TooManyActors> {
+        let actor = Actor { node: self.actor().node.clone(), incarnation };
+        let own = self.state.intern(&actor)?;
+        assert_eq!(self.state.seen(own), 0, "an incarnation is used once");
+        self.own = own;
+        self.entries.push(Entry::Incarnation(actor));
+        Ok(())
+    }
+
+    /// Whether the own incarnation has numbers left.
+    pub fn is_worn(&self) -> bool {
+        self.own_seq() + (1 << 20) >= bounds::SEQ
+    }
+
+    /// Applies an op and keeps it for the disk and for others: the one way in.
+    pub(super) fn take(&mut self, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
+        self.state.apply(dot, op)?;
+        self.log.append(dot, op);
+        match self.pending.last_mut() {
+            Some((actor, _, last)) if *actor == dot.actor() && *last + 1 == dot.seq() => *last += 1,
+            _ => self.pending.push((dot.actor(), dot.seq(), dot.seq())),
+        }
+        Ok(())
+    }
+
+    /// Takes in a run from elsewhere, op by op, until one cannot be applied yet.
+    /// `applied` hears the number and stamp of each op that was applied.
+    pub fn receive(&mut self, run: &Run, wall_millis: u64, mut applied: impl FnMut(Stamp)) -> Received {
+        let mut received = Received { applied: 0, stopped: None };
+        let places = match self.places(run) {
+            Ok(places) => places,
+            Err(error) => {
+                self.counts.refused += u64::from(run.count);
+                return Received { applied: 0, stopped: Some(error.into()) };
+            }
+        };
+        for item in run.iter() {
+            let result = item.map_err(ApplyError::from).and_then(|(seq, op)| {
+                let dot = place_dot(places[0], seq)?;
+                if self.state.has_seen(dot) {
+                    self.counts.duplicate += 1;
+                    return Ok(());
+                }
+                let op = State::shorten(&op, run.base, &places)?;
+                let conflicts = self.state.tallies.version_conflicts;
+                self.take(dot, &op)?;
+                self.counts.conflicts += self.state.tallies.version_conflicts.saturating_sub(conflicts);
+                self.clock.observe(Stamp(op.stamp), wall_millis);
+                self.note_closable(&op);
+                applied(Stamp(op.stamp));
+                received.applied += 1;
+                Ok(())
+            });
+            if let Err(error) = result {
+                let left = u64::from(run.count) - received.applied;
+                match error {
+                    ApplyError::Gap { .. } => self.counts.early += left,
+                    _ => self.counts.refused += left,
+                }
+                received.stopped = Some(error);
+                break;
+            }
+        }
+        self.counts.received += received.applied;
+        received
+    }
+
+    fn places(&mut self, run: &Run) -> Result<Vec<ActorIx>, TooManyActors> {
+        std::iter::once(&run.actor).chain(&run.actors).map(|actor| self.state.intern(actor)).collect()
+    }
+
+    /// Remembers keys on which the op reset an own contribution in full.
+    fn note_closable(&mut self, op: &Op<'_, ShortDot>) {
+        let own = self.own;
+        let resets_own = op.edits.iter().any(|edit| match edit {
+            tidings_proto::Edit::Reset { baselines, .. } => baselines.iter().any(|b| b.birth.actor() == own),
+            _ => false,
+        });
+        if resets_own {
+            self.closable.push(op.key.into());
+        }
+    }
+
+    pub(super) fn take_closable(&mut self) -> Vec<Box<[u8]>> {
+        std::mem::take(&mut self.closable)
+    }
+
+    pub(super) fn count_written(&mut self) {
+        self.counts.written += 1;
+    }
+
+    /// Merges a staged state, and keeps what it came from for the disk, so that
+    /// a replay does the same at the same place.
+    pub fn merge(
+        &mut self,
+        staged: &State,
+        seen: SeenEntries,
+        parked: Vec<ParkedState>,
+        blocks: Vec<Vec<u8>>,
+    ) -> Result<(), TooManyActors> {
+        // Ops applied before the merge stand before it in the log on disk.
+        self.settle_pending();
+        self.state.merge(staged)?;
+        self.entries.push(Entry::MergeBegin { seen, parked });
+        self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
+        self.entries.push(Entry::MergeCommit);
+        Ok(())
+    }
+
+    /// Keeps another fact for the disk.
+    pub fn note(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    /// Turns pending ranges into entries, in order.
+    fn settle_pending(&mut self) {
+        for (actor, first, last) in std::mem::take(&mut self.pending) {
+            let mut next = first;
+            while next <= last {
+                let (runs, end) = self.log.read(actor, next, last, bounds::CHUNK, &self.state.actors);
+                assert!(end > next, "an op is in memory until it has been taken for the disk");
+                self.entries.extend(runs.into_iter().map(Entry::Run));
+                next = end;
+            }
+        }
+    }
+
+    /// Whether anything waits to be taken for the disk.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty() || !self.entries.is_empty()
+    }
+
+    /// Everything that happened since the last call, as records for the disk. What
+    /// they hold may be acknowledged and sent once they have been written.
+    pub fn take_records(&mut self) -> Vec<Vec<u8>> {
+        if !self.has_pending() {
+            return Vec::new();
+        }
+        self.settle_pending();
+        let mut records = Vec::new();
+        let mut record = Vec::new();
+        // The ceiling stands in the same record as the stamps that it is for.
+        if let Some(ceiling) = self.clock.raise_ceiling() {
+            record = Entry::Ceiling(ceiling).encode(record);
+        }
+        for entry in self.entries.drain(..) {
+            record = entry.encode(record);
+            if record.len() >= bounds::RECORD {
+                records.push(std::mem::take(&mut record));
+            }
+        }
+        if !record.is_empty() {
+            records.push(record);
+        }
+        self.log.trim();
+        records
+    }
+
+    /// The parked removals, for the wire and the disk.
+    pub fn parked_states(&self) -> Vec<ParkedState> {
+        parked_states(&self.state.parked, &self.state.actors)
+    }
+}
+
+fn place_dot(actor: ActorIx, seq: u64) -> Result<ShortDot, ApplyError> {
+    if seq > bounds::SEQ {
+        let why = format!("its number {seq} is too great");
+        return Err(tidings_proto::DecodeError::Malformed { what: "op", why }.into());
+    }
+    Ok(ShortDot::new(actor, seq))
+}
+
+/// Rebuilds a replica from what its last lives left on disk.
+#[derive(Debug)]
+pub struct Recovery {
+    state: State,
+    log: OpLog,
+    ceiling: Stamp,
+    staged: Option<State>,
+    members: std::collections::BTreeMap<String, tidings_proto::message::Member>,
+}
+
+impl Recovery {
+    /// Begins with nothing.
+    pub fn new(hash_key: HashKey, log_bound: usize) -> Self {
+        Self {
+            state: State::new(hash_key),
+            log: OpLog::new(log_bound),
+            ceiling: Stamp::default(),
+            staged: None,
+            members: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// The meta of the checkpoint; before its blocks.
+    pub fn meta(&mut self, meta: super::journal::Meta) -> Result<(), ApplyError> {
+        self.state = self.state.staged(&meta.seen, &meta.parked)?;
+        self.ceiling = meta.ceiling;
+        self.members = meta.members.into_iter().map(|m| (m.node.to_string(), m)).collect();
+        Ok(())
+    }
+
+    /// A block of the checkpoint.
+    pub fn block(&mut self, block: &[u8]) -> Result<(), ApplyError> {
+        self.state.load(&Block::decode(block)?)
+    }
+
+    /// A record of the log after the checkpoint.
+    pub fn record(&mut self, record: &[u8]) -> Result<(), ApplyError> {
+        super::journal::entries(record).try_for_each(|entry| self.entry(entry?))
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<(), ApplyError> {
+        match entry {
+            Entry::Incarnation(actor) => {
+                self.state.intern(&actor)?;
+                self.staged = None;
+            }
+            Entry::Ceiling(ceiling) => self.ceiling = self.ceiling.max(ceiling),
+            Entry::Run(run) => self.run(&run)?,
+            Entry::MergeBegin { seen, parked } => self.staged = Some(self.state.staged(&seen, &parked)?),
+            Entry::MergeBlock(block) => {
+                let staged = self.staged.as_mut().ok_or_else(|| misplaced("a block"))?;
+                staged.load(&Block::decode(&block)?)?;
+            }
+            Entry::MergeCommit => {
+                let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
+                self.state.merge(&staged)?;
+            }
+            Entry::Member(member) => {
+                self.members.insert(member.node.to_string(), member);
+            }
+            Entry::Forget(node) => {
+                self.members.remove(&node);
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, run: &Run) -> Result<(), ApplyError> {
+        run.check()?;
+        let names = std::iter::once(&run.actor).chain(&run.actors);
+        let places = names.map(|a| self.state.intern(a)).collect::<Result<Vec<_>, _>>()?;
+        for item in run.iter() {
+            let (seq, op) = item?;
+            let dot = place_dot(places[0], seq)?;
+            let op = State::shorten(&op, run.base, &places)?;
+            self.state.apply(dot, &op)?;
+            self.log.append(dot, &op);
+        }
+        self.log.trim();
+        Ok(())
+    }
+
+    /// The members known.
+    pub fn members(&self) -> impl Iterator<Item = &tidings_proto::message::Member> {
+        self.members.values()
+    }
+
+    /// The replica, as a new life of the node.
+    pub fn finish(self, actor: &Actor, max_clock_drift_millis: u64) -> Result<Replica, TooManyActors> {
+        let clock = Clock::new(self.ceiling, max_clock_drift_millis);
+        let mut replica = Replica::new(self.state, actor, clock, 0)?;
+        replica.log = self.log;
+        Ok(replica)
+    }
+}
+
+fn misplaced(what: &str) -> ApplyError {
+    let why = format!("{what} of a merge that was not begun");
+    tidings_proto::DecodeError::Malformed { what: "record", why }.into()
+}

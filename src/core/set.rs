@@ -1,0 +1,99 @@
+//! The OR-set: elements, each held in the set by the adds that nobody removed.
+
+use smallvec::SmallVec;
+
+use super::actors::ShortDot;
+use super::table::{HashKey, Named, Table};
+
+/// One element and its live dots; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    element: Box<[u8]>,
+    pub(super) dots: SmallVec<[ShortDot; 1]>,
+}
+
+impl Member {
+    /// The element.
+    pub fn element(&self) -> &[u8] {
+        &self.element
+    }
+
+    /// The adds that hold it.
+    pub fn dots(&self) -> &[ShortDot] {
+        &self.dots
+    }
+}
+
+impl Named for Member {
+    fn name(&self) -> &[u8] {
+        &self.element
+    }
+}
+
+/// The elements of one key.
+#[derive(Debug, Clone)]
+pub struct Set(Table<Member>);
+
+impl Set {
+    pub(super) fn new(key: HashKey) -> Self {
+        Self(Table::new(key))
+    }
+
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the element is in the set.
+    pub fn contains(&self, element: &[u8]) -> bool {
+        self.member(element).is_some()
+    }
+
+    /// The element with its dots.
+    pub fn member(&self, element: &[u8]) -> Option<&Member> {
+        self.0.get(self.0.hash(element), element)
+    }
+
+    /// The elements, in hash order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.members().map(Member::element)
+    }
+
+    /// The elements with their dots, in hash order.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.0.iter()
+    }
+
+    /// See [`Table::scan`].
+    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8])) -> u64 {
+        self.0.scan(cursor, count, |member| visit(member.element()))
+    }
+
+    pub(super) fn table_mut(&mut self) -> &mut Table<Member> {
+        &mut self.0
+    }
+
+    pub(super) fn insert(&mut self, element: &[u8], dot: ShortDot) {
+        let make = || Member { element: element.into(), dots: SmallVec::new() };
+        let member = self.0.get_or_insert(self.0.hash(element), element, make);
+        debug_assert!(!member.dots.contains(&dot), "a dot is issued once");
+        member.dots.push(dot);
+    }
+
+    /// Drops a dot of an element, and the element with its last dot. Says whether it was there.
+    pub(super) fn remove(&mut self, element: &[u8], dot: ShortDot) -> bool {
+        let hash = self.0.hash(element);
+        let Some(member) = self.0.get_mut(hash, element) else { return false };
+        let Some(at) = member.dots.iter().position(|&d| d == dot) else { return false };
+        member.dots.swap_remove(at);
+        if member.dots.is_empty() {
+            self.0.remove(hash, element);
+        }
+        true
+    }
+}

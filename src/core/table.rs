@@ -1,0 +1,315 @@
+//! A map in hash order that grows without stalls.
+//!
+//! Items live in buckets, each of which owns a range of the hash space; a
+//! directory finds the bucket by the hash's leading bits (extendible hashing:
+//! Fagin et al., 1979). A bucket that grows full splits in two, so the most work
+//! that one insert ever does is one bucket's. Items can be walked in the order
+//! of their hashes: a position in that order stays good while the table grows.
+
+use std::hash::Hasher;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
+use siphasher::sip::SipHasher13;
+
+use super::bounds;
+
+/// The keyed hash that decides where a name lives. Clients choose the names, so
+/// the key must not be known to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKey(pub u64, pub u64);
+
+impl HashKey {
+    /// The position of `name` in hash order.
+    pub fn hash(self, name: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
+        hasher.write(name);
+        hasher.finish()
+    }
+}
+
+/// Something with a name, kept in a [`Table`] by that name.
+pub trait Named {
+    /// The name.
+    fn name(&self) -> &[u8];
+}
+
+/// A map from names to items.
+#[derive(Debug, Clone)]
+pub struct Table<T> {
+    key: HashKey,
+    /// How many leading bits of a hash index the directory.
+    depth: u32,
+    directory: Vec<u32>,
+    buckets: Vec<Bucket<T>>,
+    len: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Bucket<T> {
+    /// How many leading bits all hashes in this bucket share.
+    depth: u32,
+    /// The first hash of its range.
+    start: u64,
+    items: HashTable<T>,
+}
+
+/// The range of hashes that one bucket owns, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first.
+    pub start: u64,
+    /// The last.
+    pub end: u64,
+}
+
+impl<T> Bucket<T> {
+    fn span(&self) -> Span {
+        Span { start: self.start, end: self.start | u64::MAX.checked_shr(self.depth).unwrap_or(0) }
+    }
+}
+
+/// Within a bucket the leading bits are all alike, so others must spread the items.
+fn inner(hash: u64) -> u64 {
+    hash.rotate_left(32)
+}
+
+impl<T: Named> Table<T> {
+    /// An empty table.
+    pub fn new(key: HashKey) -> Self {
+        let bucket = Bucket { depth: 0, start: 0, items: HashTable::new() };
+        Self { key, depth: 0, directory: vec![0], buckets: vec![bucket], len: 0 }
+    }
+
+    /// How many items.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The position of a name in hash order.
+    pub fn hash(&self, name: &[u8]) -> u64 {
+        self.key.hash(name)
+    }
+
+    fn place(&self, hash: u64) -> usize {
+        self.directory[hash.checked_shr(64 - self.depth).unwrap_or(0) as usize] as usize
+    }
+
+    /// The range of the bucket that owns `hash`.
+    pub fn span(&self, hash: u64) -> Span {
+        self.buckets[self.place(hash)].span()
+    }
+
+    /// The item of that name and hash.
+    pub fn get(&self, hash: u64, name: &[u8]) -> Option<&T> {
+        self.buckets[self.place(hash)].items.find(inner(hash), |item| item.name() == name)
+    }
+
+    /// The item of that name and hash, to change. Its name must stay.
+    pub fn get_mut(&mut self, hash: u64, name: &[u8]) -> Option<&mut T> {
+        let place = self.place(hash);
+        self.buckets[place].items.find_mut(inner(hash), |item| item.name() == name)
+    }
+
+    /// The item of that name and hash, made first if there was none.
+    pub fn get_or_insert(&mut self, hash: u64, name: &[u8], make: impl FnOnce() -> T) -> &mut T {
+        if self.buckets[self.place(hash)].items.len() >= bounds::BUCKET {
+            self.split(hash);
+        }
+        let place = self.place(hash);
+        let key = self.key;
+        let items = &mut self.buckets[place].items;
+        let rehash = |item: &T| inner(key.hash(item.name()));
+        match items.entry(inner(hash), |item| item.name() == name, rehash) {
+            Slot::Occupied(slot) => slot.into_mut(),
+            Slot::Vacant(slot) => {
+                self.len += 1;
+                slot.insert(make()).into_mut()
+            }
+        }
+    }
+
+    /// Takes the item of that name and hash out.
+    pub fn remove(&mut self, hash: u64, name: &[u8]) -> Option<T> {
+        let place = self.place(hash);
+        let key = self.key;
+        let items = &mut self.buckets[place].items;
+        let (item, _) = items.find_entry(inner(hash), |item| item.name() == name).ok()?.remove();
+        self.len -= 1;
+        if items.capacity() > 64 && items.len() * 8 < items.capacity() {
+            items.shrink_to(items.len() * 2, |item| inner(key.hash(item.name())));
+        }
+        Some(item)
+    }
+
+    /// Visits every item to change it, and drops those for which `keep` says no.
+    /// Within a bucket the order is arbitrary: nothing may hang on it.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
+        for bucket in &mut self.buckets {
+            let before = bucket.items.len();
+            bucket.items.retain(&mut keep);
+            self.len -= before - bucket.items.len();
+        }
+    }
+
+    /// Splits the bucket that owns `hash`, unless no bits are left to split by.
+    fn split(&mut self, hash: u64) {
+        let place = self.place(hash);
+        // Beyond 32 bits only chosen collisions would still be together.
+        if self.buckets[place].depth >= 32 {
+            return;
+        }
+        if self.buckets[place].depth == self.depth {
+            self.directory = self.directory.iter().flat_map(|&p| [p, p]).collect();
+            self.depth += 1;
+        }
+        let key = self.key;
+        let rehash = |item: &T| inner(key.hash(item.name()));
+        let bucket = &mut self.buckets[place];
+        bucket.depth += 1;
+        let middle = bucket.start | 1 << (64 - bucket.depth);
+        let mut upper = HashTable::with_capacity(bucket.items.len() / 2 + bucket.items.len() / 8);
+        let moved = bucket.items.extract_if(|item| key.hash(item.name()) >= middle);
+        for item in moved {
+            upper.insert_unique(rehash(&item), item, rehash);
+        }
+        bucket.items.shrink_to(0, rehash);
+        let upper = Bucket { depth: bucket.depth, start: middle, items: upper };
+        let end = upper.span().end;
+        let shift = 64 - self.depth;
+        let new = self.buckets.len() as u32;
+        self.buckets.push(upper);
+        self.directory[(middle >> shift) as usize..=(end >> shift) as usize].fill(new);
+    }
+
+    /// The items of the bucket that owns `hash`, in hash order.
+    pub fn bucket(&self, hash: u64) -> impl Iterator<Item = (u64, &T)> {
+        let bucket = &self.buckets[self.place(hash)];
+        let mut items: Vec<_> = bucket.items.iter().map(|item| (self.key.hash(item.name()), item)).collect();
+        // Equal hashes do not happen by chance, but order must not hang on it.
+        items.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.name().cmp(b.1.name())));
+        items.into_iter()
+    }
+
+    /// All items in hash order from position `from` on, with their positions.
+    pub fn range(&self, from: u64) -> impl Iterator<Item = (u64, &T)> {
+        let mut next = Some(from);
+        std::iter::from_fn(move || {
+            let at = next?;
+            next = self.span(at).end.checked_add(1);
+            Some(self.bucket(at).filter(move |(hash, _)| *hash >= from))
+        })
+        .flatten()
+    }
+
+    /// All items in hash order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.range(0).map(|(_, item)| item)
+    }
+
+    /// Visits items in hash order from `cursor` on, `count` of them and those of
+    /// equal hash. Returns where to go on; 0 when all have been visited. What
+    /// stands in the table all the while is visited, however it grows between calls.
+    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&T)) -> u64 {
+        let mut last = None;
+        for (visited, (hash, item)) in self.range(cursor).enumerate() {
+            if visited >= count.max(1) && last != Some(hash) {
+                return hash;
+            }
+            last = Some(hash);
+            visit(item);
+        }
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq)]
+    struct Item(Vec<u8>, u32);
+
+    impl Named for Item {
+        fn name(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    fn put(table: &mut Table<Item>, n: u32) {
+        let name = format!("name-{n}").into_bytes();
+        let hash = table.hash(&name);
+        table.get_or_insert(hash, &name.clone(), || Item(name, 0)).1 = n;
+    }
+
+    fn table(n: u32) -> Table<Item> {
+        let mut table = Table::new(HashKey(1, 2));
+        (0..n).for_each(|n| put(&mut table, n));
+        table
+    }
+
+    #[test]
+    fn finds_what_was_put_through_many_splits() {
+        let mut table = table(20_000);
+        assert_eq!(table.len(), 20_000);
+        assert!(table.buckets.len() > 20);
+        for n in 0..20_000 {
+            let name = format!("name-{n}").into_bytes();
+            assert_eq!(table.get(table.hash(&name), &name).unwrap().1, n);
+        }
+        for n in (0..20_000).step_by(2) {
+            let name = format!("name-{n}").into_bytes();
+            let hash = table.hash(&name);
+            assert_eq!(table.remove(hash, &name).unwrap().1, n);
+            assert!(table.remove(hash, &name).is_none());
+        }
+        assert_eq!(table.len(), 10_000);
+        assert_eq!(table.iter().count(), 10_000);
+    }
+
+    #[test]
+    fn order_is_by_hash_and_does_not_hang_on_history() {
+        let forward = table(5_000);
+        let mut backward = Table::new(HashKey(1, 2));
+        (0..5_000).rev().for_each(|n| put(&mut backward, n));
+        assert!(forward.iter().eq(backward.iter()));
+        assert!(forward.range(0).map(|(hash, _)| hash).is_sorted());
+    }
+
+    #[test]
+    fn spans_tile_the_hash_space() {
+        let table = table(10_000);
+        let mut at = 0;
+        loop {
+            let span = table.span(at);
+            assert_eq!(span.start, at);
+            assert!(table.bucket(at).all(|(hash, _)| (span.start..=span.end).contains(&hash)));
+            match span.end.checked_add(1) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+    }
+
+    #[test]
+    fn a_scan_sees_all_that_stays_while_the_table_grows() {
+        let mut table = table(3_000);
+        let (mut cursor, mut seen, mut grown) = (0, std::collections::BTreeSet::new(), 3_000);
+        loop {
+            cursor = table.scan(cursor, 10, |item| {
+                seen.insert(item.1);
+            });
+            (grown..grown + 50).for_each(|n| put(&mut table, n));
+            grown += 50;
+            if cursor == 0 {
+                break;
+            }
+        }
+        assert!((0..3_000).all(|n| seen.contains(&n)));
+    }
+}
