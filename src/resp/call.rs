@@ -4,11 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::below::{Actor, Engine, Now, Write, WriteError, Written};
+use super::below::{Engine, Now, Write, WriteError, Written};
 use super::codec::Span;
 use super::number::parse_i64;
 use super::reply::{Proto, Reply};
 use super::server::Worker;
+use tidings_proto::Actor;
 
 /// The arguments of a command, its name first.
 #[derive(Debug, Clone, Copy)]
@@ -86,10 +87,10 @@ impl Failure {
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::WrongKind => Self::WrongKind,
+            WriteError::WrongKind(_) => Self::WrongKind,
             WriteError::NotAnInteger => Self::NotAnInteger,
             WriteError::Overflow => Self::err("increment or decrement would overflow"),
-            WriteError::Stopped => Self::text(format!("IOERR {error}")),
+            WriteError::Stopped(_) => Self::text(format!("IOERR {error}")),
             other => Self::err(other),
         }
     }
@@ -105,6 +106,8 @@ pub(crate) enum Flow {
     Close,
     /// No further command until so many peers hold this connection's writes.
     Wait { peers: usize, timeout: Option<Duration> },
+    /// No further command until a flush, which goes on in steps, has removed so many keys more.
+    Flush { left: usize },
 }
 
 /// What a connection remembers between commands.

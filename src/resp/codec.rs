@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn malformed_frames_are_named() {
-        let small = Limits { inline: 64, args: 4, bulk: 8, query: 60, ..Limits::default() };
+        let small = Limits { inline: 64, args: 4, bulk: 8, query: 59, ..Limits::default() };
         let many = b"1".repeat(80);
         let cases: [(Vec<u8>, Malformed); 15] = [
             (b"*a\r\n".to_vec(), Malformed::Count),

@@ -1,7 +1,7 @@
 //! The application door: the Redis protocol, RESP2 and RESP3, over TCP.
 //!
 //! A request's path is the list of files: `server` (the listener, the one thread, the
-//! committer) → `conn` (one connection) → `codec` and `inline` (bytes to arguments) →
+//! committer) → `conn` and `talk` (one connection, with and without its socket) → `codec` and `inline` (bytes to arguments) →
 //! `table` (name to command) → `commands/` (what it does, by family) → `reply` (types to
 //! bytes) → `output` (which bytes may leave already). To add a command, add a row to its
 //! family's table and the function it names.
@@ -25,6 +25,7 @@ mod server;
 mod standin;
 mod stats;
 mod table;
+mod talk;
 #[cfg(test)]
 mod tests;
 

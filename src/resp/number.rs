@@ -36,7 +36,7 @@ pub(crate) fn parse_u64(digits: &[u8]) -> Option<u64> {
 /// The decimal digits of a number, on the stack.
 #[derive(Debug)]
 pub(crate) struct Decimal {
-    digits: [u8; 40],
+    digits: [u8; 20],
     start: usize,
 }
 
@@ -51,19 +51,7 @@ impl Decimal {
     }
 
     pub(crate) fn of_u64(mut number: u64) -> Self {
-        let mut decimal = Self { digits: [0; 40], start: 40 };
-        loop {
-            decimal.start -= 1;
-            decimal.digits[decimal.start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                return decimal;
-            }
-        }
-    }
-
-    pub(crate) fn of_u128(mut number: u128) -> Self {
-        let mut decimal = Self { digits: [0; 40], start: 40 };
+        let mut decimal = Self { digits: [0; 20], start: 20 };
         loop {
             decimal.start -= 1;
             decimal.digits[decimal.start] = b'0' + (number % 10) as u8;
@@ -89,7 +77,7 @@ mod tests {
             assert_eq!(Decimal::of(n).as_bytes(), n.to_string().as_bytes());
             assert_eq!(parse_i64(n.to_string().as_bytes()), Some(n));
         }
-        assert_eq!(Decimal::of_u128(u128::MAX).as_bytes(), u128::MAX.to_string().as_bytes());
+        assert_eq!(Decimal::of_u64(u64::MAX).as_bytes(), u64::MAX.to_string().as_bytes());
         let bad = ["", "-", "-0", "+1", " 1", "1 ", "01", "00", "1a", "9223372036854775808"];
         for text in bad.into_iter().chain(["-9223372036854775809", "99999999999999999999999"]) {
             assert_eq!(parse_i64(text.as_bytes()), None, "{text:?}");

@@ -23,6 +23,16 @@ impl Output {
         self.unsent() == 0
     }
 
+    /// Whether there are replies that no commit covers yet.
+    pub(crate) fn has_unsealed(&self) -> bool {
+        self.sealed < self.bytes.len()
+    }
+
+    /// The length of `bytes` at which `limit` of them are unsent.
+    pub(crate) fn ceiling(&self, limit: usize) -> usize {
+        self.sent.saturating_add(limit)
+    }
+
     /// A commit begins: what was written up to here leaves if it holds.
     pub(crate) fn seal(&mut self) {
         self.sealed = self.bytes.len();
@@ -39,11 +49,6 @@ impl Output {
         self.bytes.extend_from_slice(error);
         self.seal();
         self.release();
-    }
-
-    /// Drops everything, for a connection that ends now.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     /// What may be sent.

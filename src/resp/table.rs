@@ -43,11 +43,11 @@ pub(crate) enum Flag {
     DenyOom,
     Admin,
     NoScript,
-    Blocking,
     Loading,
     Stale,
     Fast,
     NoAuth,
+    AllowBusy,
 }
 
 impl Flag {
@@ -58,11 +58,11 @@ impl Flag {
             Self::DenyOom => "denyoom",
             Self::Admin => "admin",
             Self::NoScript => "noscript",
-            Self::Blocking => "blocking",
             Self::Loading => "loading",
             Self::Stale => "stale",
             Self::Fast => "fast",
             Self::NoAuth => "no_auth",
+            Self::AllowBusy => "allow_busy",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::resp::call::{Answer, Args, Call, Failure, Session};
-use crate::resp::conn::Buffers;
+use crate::resp::talk::Buffers;
 use crate::resp::reply::Proto;
 use crate::resp::table::{Command, Family::Connection, Flag, Flag::*};
 

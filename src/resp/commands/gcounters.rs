@@ -1,6 +1,6 @@
 //! Counters that only grow.
 
-use crate::resp::below::{View, Write, Written};
+use crate::resp::below::{View, Write as Change, Written};
 use crate::resp::call::{Answer, Call, Failure};
 use crate::resp::number::{parse_i64, parse_u64};
 use crate::resp::table::{Command, Family::GCounters, Flag::*};
@@ -22,17 +22,17 @@ fn incrby(call: &mut Call<'_>) -> Answer {
         Some(_) => Failure::err("a G-counter only grows: the increment must not be negative"),
         None => Failure::NotAnInteger,
     })?;
-    match call.write(Write::GIncrement { key: call.args.at(1), by })? {
-        Written::GValue(value) => call.reply.big(value),
+    match call.write(Change::GIncrement { key: call.args.at(1), by })? {
+        Written::Value(value) => call.reply.integer(value),
         other => unreachable!("an increment answers with a value, not {other:?}"),
     }
     Ok(())
 }
 
 fn get(call: &mut Call<'_>) -> Answer {
-    match call.engine.replica().view(call.args.at(1)) {
+    match call.engine.replica().state().view(call.args.at(1)) {
         None => call.reply.integer(0),
-        Some(View::GCounter(value)) => call.reply.big(value),
+        Some(View::GCounter(value)) => call.reply.integer(value),
         Some(_) => return Err(Failure::WrongKind),
     }
     Ok(())

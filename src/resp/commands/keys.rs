@@ -1,6 +1,6 @@
 //! Commands about keys of any kind.
 
-use crate::resp::below::{Kind, Write, Written};
+use crate::resp::below::{Kind, Write as Change, Written};
 use crate::resp::call::{Answer, Args, Call, Failure};
 use crate::resp::glob;
 use crate::resp::number::parse_u64;
@@ -31,7 +31,7 @@ pub(super) const ROWS: &[Command] = &[
 fn del(call: &mut Call<'_>) -> Answer {
     let mut removed = 0;
     for key in call.args.from(1) {
-        if let Written::Removed(true) = call.write(Write::Delete { key })? {
+        if let Written::Removed(true) = call.write(Change::Delete { key })? {
             removed += 1;
         }
     }
@@ -40,7 +40,7 @@ fn del(call: &mut Call<'_>) -> Answer {
 }
 
 fn exists(call: &mut Call<'_>) -> Answer {
-    let replica = call.engine.replica();
+    let replica = call.engine.replica().state();
     call.reply.count(call.args.from(1).filter(|key| replica.view(key).is_some()).count());
     Ok(())
 }
@@ -48,14 +48,14 @@ fn exists(call: &mut Call<'_>) -> Answer {
 /// The type that Redis would call it.
 fn type_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Register | Kind::PnCounter => "string",
-        Kind::Set => "set",
+        Kind::LwwRegister | Kind::PnCounter => "string",
+        Kind::OrSet => "set",
         Kind::GCounter => "gcounter",
     }
 }
 
 fn type_of(call: &mut Call<'_>) -> Answer {
-    let kind = call.engine.replica().view(call.args.at(1)).map(|view| view.kind());
+    let kind = call.engine.replica().state().view(call.args.at(1)).map(|view| view.kind());
     call.reply.simple(kind.map_or("none", type_name));
     Ok(())
 }
@@ -66,7 +66,7 @@ fn keys(call: &mut Call<'_>) -> Answer {
     let mut found = 0;
     let mut cursor = 0;
     loop {
-        cursor = call.engine.replica().scan(cursor, 1024, |key, _| {
+        cursor = call.engine.replica().state().scan(cursor, 1024, |key, _| {
             if glob::matches(pattern, key) {
                 call.reply.bulk(key);
                 found += 1;
@@ -125,7 +125,7 @@ fn scan(call: &mut Call<'_>) -> Answer {
     let outer = call.reply.open_array();
     let inner = call.reply.open_array();
     let mut found = 0;
-    let next = call.engine.replica().scan(cursor, filter.count, |key, kind| {
+    let next = call.engine.replica().state().scan(cursor, filter.count, |key, kind| {
         if filter.passes(key, kind) {
             call.reply.bulk(key);
             found += 1;

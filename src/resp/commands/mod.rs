@@ -11,6 +11,8 @@ mod sets;
 mod strings;
 mod tidings;
 
+pub(crate) use server::flush_step;
+
 use super::table::Command;
 
 /// Every family's rows.

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::resp::below::{Set, View, Write, Written};
+use crate::resp::below::{Set, View, Write as Change, Written};
 use crate::resp::call::{Answer, Call, Failure};
 use crate::resp::table::{Command, Family::Sets, Flag::*};
 
@@ -34,14 +34,14 @@ type Elements<'a> = SmallVec<[&'a [u8]; 8]>;
 
 fn sadd(call: &mut Call<'_>) -> Answer {
     let elements: Elements<'_> = call.args.from(2).collect();
-    let written = call.write(Write::Add { key: call.args.at(1), elements: &elements })?;
+    let written = call.write(Change::Add { key: call.args.at(1), elements: &elements })?;
     count(call, &written);
     Ok(())
 }
 
 fn srem(call: &mut Call<'_>) -> Answer {
     let elements: Elements<'_> = call.args.from(2).collect();
-    let written = call.write(Write::Remove { key: call.args.at(1), elements: &elements })?;
+    let written = call.write(Change::Remove { key: call.args.at(1), elements: &elements })?;
     count(call, &written);
     Ok(())
 }
@@ -53,7 +53,7 @@ fn count(call: &mut Call<'_>, written: &Written) {
     }
 }
 
-fn set(view: Option<View<'_>>) -> Result<Option<Set<'_>>, Failure> {
+fn set(view: Option<View<'_>>) -> Result<Option<&Set>, Failure> {
     match view {
         None => Ok(None),
         Some(View::Set(set)) => Ok(Some(set)),
@@ -62,7 +62,7 @@ fn set(view: Option<View<'_>>) -> Result<Option<Set<'_>>, Failure> {
 }
 
 fn smembers(call: &mut Call<'_>) -> Answer {
-    let Some(set) = set(call.engine.replica().view(call.args.at(1)))? else {
+    let Some(set) = set(call.engine.replica().state().view(call.args.at(1)))? else {
         call.reply.set(0);
         return Ok(());
     };
@@ -72,13 +72,13 @@ fn smembers(call: &mut Call<'_>) -> Answer {
 }
 
 fn sismember(call: &mut Call<'_>) -> Answer {
-    let set = set(call.engine.replica().view(call.args.at(1)))?;
+    let set = set(call.engine.replica().state().view(call.args.at(1)))?;
     call.reply.count(usize::from(set.is_some_and(|set| set.contains(call.args.at(2)))));
     Ok(())
 }
 
 fn scard(call: &mut Call<'_>) -> Answer {
-    let set = set(call.engine.replica().view(call.args.at(1)))?;
+    let set = set(call.engine.replica().state().view(call.args.at(1)))?;
     call.reply.count(set.map_or(0, |set| set.len()));
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Commands about strings: a register with a counter over it.
 
-use crate::resp::below::{View, Write, Written};
+use tidings_proto::bounds;
+
+use crate::resp::below::{View, Write as Change, Written};
 use crate::resp::call::{Answer, Args, Call, Failure};
 use crate::resp::reply::Reply;
 use crate::resp::table::{Command, Family::Strings, Flag, Flag::*, wrong_arity};
@@ -78,7 +80,7 @@ fn set(call: &mut Call<'_>) -> Answer {
     let (key, value) = (call.args.at(1), call.args.at(2));
     let options = SetOptions::parse(call.args)?;
     if options.any() {
-        let old = call.engine.replica().view(key);
+        let old = call.engine.replica().state().view(key);
         let refused = if old.is_some() { options.if_absent } else { options.if_present };
         if options.get {
             string(&mut call.reply, old)?;
@@ -89,7 +91,7 @@ fn set(call: &mut Call<'_>) -> Answer {
             return Ok(());
         }
     }
-    call.write(Write::Set { key, value })?;
+    call.write(Change::Set { key, value })?;
     if !options.get {
         call.reply.ok();
     }
@@ -108,13 +110,13 @@ fn string(reply: &mut Reply<'_>, view: Option<View<'_>>) -> Answer {
 }
 
 fn get(call: &mut Call<'_>) -> Answer {
-    string(&mut call.reply, call.engine.replica().view(call.args.at(1)))
+    string(&mut call.reply, call.engine.replica().state().view(call.args.at(1)))
 }
 
 fn mget(call: &mut Call<'_>) -> Answer {
     call.reply.array(call.args.len() - 1);
     for key in call.args.from(1) {
-        if string(&mut call.reply, call.engine.replica().view(key)).is_err() {
+        if string(&mut call.reply, call.engine.replica().state().view(key)).is_err() {
             call.reply.null();
         }
     }
@@ -125,8 +127,13 @@ fn mset(call: &mut Call<'_>) -> Answer {
     if call.args.len().is_multiple_of(2) {
         return Err(wrong_arity("mset"));
     }
-    for at in (1..call.args.len()).step_by(2) {
-        call.write(Write::Set { key: call.args.at(at), value: call.args.at(at + 1) })?;
+    // All or nothing: what the engine would refuse is refused before the first is written.
+    let pairs = (1..call.args.len()).step_by(2);
+    if pairs.clone().any(|at| call.args.at(at).len() > bounds::KEY) {
+        return Err(Failure::err(format_args!("a key is longer than {} bytes", bounds::KEY)));
+    }
+    for at in pairs {
+        call.write(Change::Set { key: call.args.at(at), value: call.args.at(at + 1) })?;
     }
     call.reply.ok();
     Ok(())
@@ -151,7 +158,7 @@ fn decrby(call: &mut Call<'_>) -> Answer {
 }
 
 fn increment(call: &mut Call<'_>, by: i64) -> Answer {
-    match call.write(Write::Increment { key: call.args.at(1), by })? {
+    match call.write(Change::Increment { key: call.args.at(1), by })? {
         Written::Value(value) => call.reply.integer(value),
         other => unreachable!("an increment answers with a value, not {other:?}"),
     }
