@@ -102,10 +102,11 @@ impl Parser {
         if self.left == 0 {
             match bytes.first() {
                 None => return Ok(Parsed::More(1)),
-                Some(b'*') => match self.header(bytes, limits)? {
-                    Some(parsed) => return Ok(parsed),
-                    None => {}
-                },
+                Some(b'*') => {
+                    if let Some(parsed) = self.header(bytes, limits)? {
+                        return Ok(parsed);
+                    }
+                }
                 Some(_) => return self.inline(bytes, limits),
             }
         }
@@ -288,7 +289,8 @@ mod tests {
 
     #[test]
     fn both_forms_and_nothings() {
-        let (commands, error) = one(b"*2\r\n$3\r\nGET\r\n$1\r\n\xff\r\n\r\n*0\r\n*-1\r\nping  a\n*1\r\n$0\r\n\r\n");
+        let (commands, error) =
+            one(b"*2\r\n$3\r\nGET\r\n$1\r\n\xff\r\n\r\n*0\r\n*-1\r\nping  a\n*1\r\n$0\r\n\r\n");
         assert_eq!(error, None);
         let expected: [Vec<&[u8]>; 3] = [vec![b"GET", b"\xff"], vec![b"ping", b"a"], vec![b""]];
         assert_eq!(commands, expected);

@@ -183,7 +183,8 @@ impl Table {
 
 /// Of a name that is not empty, blind to case.
 fn hash(name: &[u8]) -> usize {
-    let hash = name.iter().fold(name.len() as u32, |h, &b| (h ^ u32::from(b | 0x20)).wrapping_mul(0x0100_0193));
+    let hash =
+        name.iter().fold(name.len() as u32, |h, &b| (h ^ u32::from(b | 0x20)).wrapping_mul(0x0100_0193));
     (hash ^ hash >> 15) as usize % SLOTS
 }
 

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::resp::call::{Answer, Args, Call, Failure, Session};
-use crate::resp::talk::Buffers;
 use crate::resp::reply::Proto;
 use crate::resp::table::{Command, Family::Connection, Flag, Flag::*};
+use crate::resp::talk::Buffers;
 
 const COMMON: &[Flag] = &[NoScript, Loading, Stale];
 const ADMIN: &[Flag] = &[Admin, NoScript, Loading, Stale];
@@ -48,7 +48,11 @@ fn id(call: &mut Call<'_>) -> Answer {
 }
 
 fn getname(call: &mut Call<'_>) -> Answer {
-    if call.session.name.is_empty() { call.reply.null() } else { call.reply.bulk(&call.session.name) }
+    if call.session.name.is_empty() {
+        call.reply.null()
+    } else {
+        call.reply.bulk(&call.session.name)
+    }
     Ok(())
 }
 

@@ -20,7 +20,9 @@ pub(super) const ROWS: &[Command] = &[Command::new(Server, "command", -1, all)
         Command::new(Server, "docs", -2, docs)
             .flags(FLAGS)
             .doc("7.0.0", "Get array of specific Redis command documentation"),
-        Command::new(Server, "list", -2, list).flags(FLAGS).doc("7.0.0", "Get an array of Redis command names"),
+        Command::new(Server, "list", -2, list)
+            .flags(FLAGS)
+            .doc("7.0.0", "Get an array of Redis command names"),
     ])];
 
 fn all(call: &mut Call<'_>) -> Answer {

@@ -119,19 +119,38 @@ impl<'a> Filter<'a> {
     }
 }
 
+/// Low bits of a place in the scan that a cursor leaves out: clients in JavaScript keep 53
+/// bits of an integer. Going on a little earlier repeats a key at most, as SCAN may.
+const CURSOR_SHIFT: u32 = 12;
+
+fn cursor_of(place: u64) -> u64 {
+    if place == 0 { 0 } else { (place >> CURSOR_SHIFT) + 1 }
+}
+
+/// None for a cursor that no scan has answered with.
+fn place_of(cursor: u64) -> Option<u64> {
+    match cursor.checked_sub(1) {
+        None => Some(0),
+        Some(high) => high.checked_mul(1 << CURSOR_SHIFT),
+    }
+}
+
 fn scan(call: &mut Call<'_>) -> Answer {
     let cursor = parse_u64(call.args.at(1)).ok_or_else(|| Failure::err("invalid cursor"))?;
     let filter = Filter::parse(call.args)?;
+    let from = place_of(cursor);
     let outer = call.reply.open_array();
     let inner = call.reply.open_array();
     let mut found = 0;
-    let next = call.engine.replica().state().scan(cursor, filter.count, |key, kind| {
-        if filter.passes(key, kind) {
-            call.reply.bulk(key);
-            found += 1;
-        }
+    let next = from.map_or(0, |from| {
+        call.engine.replica().state().scan(from, filter.count, |key, kind| {
+            if filter.passes(key, kind) {
+                call.reply.bulk(key);
+                found += 1;
+            }
+        })
     });
     call.reply.close(inner, found);
-    call.reply.close_scan(outer, next);
+    call.reply.close_scan(outer, cursor_of(next));
     Ok(())
 }

@@ -57,9 +57,10 @@ fn errors_of_form() {
     ]);
     let long = "x".repeat(300);
     let cut = &long[..128];
-    bench.script(&[
-        (&format!("{long} {long} b"), &format!("-ERR unknown command '{cut}', with args beginning with: '{cut}'")),
-    ]);
+    bench.script(&[(
+        &format!("{long} {long} b"),
+        &format!("-ERR unknown command '{cut}', with args beginning with: '{cut}'"),
+    )]);
     assert_eq!(bench.worker.stats.unknown.get(), 4);
     assert_eq!(bench.worker.stats.errors.get(), 10);
 }
@@ -69,7 +70,10 @@ fn client() {
     let mut bench = Bench::new();
     bench.script(&[
         ("client id", ":1"),
-        ("client setname a\u{e9}", "-ERR Client names cannot contain spaces, newlines or special characters."),
+        (
+            "client setname a\u{e9}",
+            "-ERR Client names cannot contain spaces, newlines or special characters.",
+        ),
         ("client setname me", "+OK"),
         ("client setinfo lib-name redis-py", "+OK"),
         ("client setinfo LIB-VER 5.0", "+OK"),
@@ -89,9 +93,15 @@ fn client() {
     ]);
     for command in ["client info", "client list", "client list id 1"] {
         let line = bench.ask(command);
-        assert!(line.contains("id=1 addr=127.0.0.1:50000 laddr=127.0.0.1:7379 fd=-1 name=me age=0"), "{line}");
+        assert!(
+            line.contains("id=1 addr=127.0.0.1:50000 laddr=127.0.0.1:7379 fd=-1 name=me age=0"),
+            "{line}"
+        );
         assert!(line.contains(" flags=Ne db=0 ") && line.contains("lib-name=redis-py lib-ver=5.0"), "{line}");
-        assert!(line.contains(&format!(" cmd={} ", command.replacen(' ', "|", 1).replace(" id 1", ""))), "{line}");
+        assert!(
+            line.contains(&format!(" cmd={} ", command.replacen(' ', "|", 1).replace(" id 1", ""))),
+            "{line}"
+        );
     }
     bench.ask("hello 3");
     assert!(bench.ask("client info").starts_with("=") && bench.ask("client info").contains("txt:id=1"));
@@ -206,6 +216,7 @@ fn keys() {
         ("scan 0 match b count 100", "*2 $1 0 *1 $1 b"),
         ("scan 0 type set", "*2 $1 0 *1 $1 s"),
         ("scan 0 type foo", "*2 $1 0 *0"),
+        ("scan 18446744073709551615", "*2 $1 0 *0"),
         ("scan a", "-ERR invalid cursor"),
         ("scan 0 foo", "-ERR syntax error"),
         ("scan 0 foo bar", "-ERR syntax error"),
@@ -234,6 +245,7 @@ fn scan_finds_every_key_once() {
         let reply = bench.ask(&format!("scan {cursor} count 37"));
         let mut words = reply.split(' ').skip(2);
         cursor = words.next().unwrap().to_string();
+        assert!(cursor.parse::<u64>().unwrap() <= 1 << 53);
         found.extend(words.filter(|w| w.starts_with("key-")).map(str::to_string));
         if cursor == "0" {
             break;
@@ -286,7 +298,10 @@ fn ours() {
     ]);
     let versions = bench.ask("tidings.versions a");
     assert!(versions.starts_with("*1 *10 $5 value $1 x $3 hlc $"), "{versions}");
-    assert!(versions.contains("$6 origin $2 n1 $3 dot $21 n1@0000000000000007:1 $10 content_id $64"), "{versions}");
+    assert!(
+        versions.contains("$6 origin $2 n1 $3 dot $21 n1@0000000000000007:1 $10 content_id $64"),
+        "{versions}"
+    );
     assert!(bench.ask("tidings.stats").contains("$4 keys $1 2"));
 }
 
@@ -322,7 +337,9 @@ fn introspection() {
     bench.script(&[
         (
             "command info get foo",
-            &format!("*2 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 *3 +@read +@string +@fast *0 {spec} *0 *-1"),
+            &format!(
+                "*2 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 *3 +@read +@string +@fast *0 {spec} *0 *-1"
+            ),
         ),
         (
             "command info client|id",

@@ -106,7 +106,9 @@ fn large_values_come_back_whole() {
     let door = Door::open(Limits::default());
     let mut wire = door.connect();
     let value = "v".repeat(16 << 20);
-    wire.send(format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n{value}\r\nget a\r\nping\r\n", value.len()).as_bytes());
+    wire.send(
+        format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n{value}\r\nget a\r\nping\r\n", value.len()).as_bytes(),
+    );
     wire.expect("+OK\r\n");
     wire.expect(&format!("${}\r\n{value}\r\n+PONG\r\n", value.len()));
 }
