@@ -1,1 +1,315 @@
+//! The engine: everything that can happen to a node, and everything it can do.
+//!
+//! This is the vocabulary of the door between the two zones. The live zone calls
+//! [`Engine::write`] for clients and [`Engine::handle`] for everything else, as
+//! things happen; then [`Engine::take_effects`] says what is to be done. One rule
+//! binds whoever carries effects out: **the records go to the disk first** (to the
+//! operating system, and with `fsync = "always"` to the device); only then may the
+//! messages of the same effects leave, or any reply that rests on them. Effects
+//! are carried out in the order in which they were taken.
+//!
+//! The engine never reads a clock and never draws from ambient randomness: the
+//! same calls give the same effects, byte for byte.
 
+use tidings_proto::message::Stats;
+use tidings_proto::{Actor, Hello, Message, Name};
+
+pub use crate::core::link::{Answer, Event, GossipCounts, LinkId, Now, Settings, Token};
+pub use crate::core::write::{Write, WriteError, Written};
+
+use crate::core::actors::TooManyActors;
+use crate::core::journal::Meta;
+use crate::core::link::{Gossip, Outbox};
+use crate::core::members::Members;
+use crate::core::replica::{Recovery, Replica};
+use crate::core::snapshot::{SnapshotId, Step};
+
+/// What can happen to a node, besides a client's write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A link came up: both HELLOs have been exchanged and checked.
+    LinkUp {
+        /// The link.
+        link: LinkId,
+        /// The peer's HELLO. If it names no address, the live zone has put in the one it saw.
+        hello: Hello,
+    },
+    /// A link that was up went down.
+    LinkDown {
+        /// The link.
+        link: LinkId,
+    },
+    /// All that was put on a link's news lane has been accepted by the transport.
+    Writable {
+        /// The link.
+        link: LinkId,
+    },
+    /// A message for this link was dropped, because its queue was full.
+    Dropped {
+        /// The link.
+        link: LinkId,
+    },
+    /// A message arrived, within its bounds.
+    Message {
+        /// From whom.
+        link: LinkId,
+        /// The message.
+        message: Message,
+    },
+    /// The deadline has come.
+    Tick,
+    /// An operator asks to offer everything now, to one peer or to all.
+    Push {
+        /// To whom.
+        link: Option<LinkId>,
+    },
+    /// An operator asks to compare version vectors with a peer now.
+    Sync {
+        /// With whom.
+        link: LinkId,
+        /// For the answer.
+        token: Token,
+    },
+    /// An operator asks for a peer's cells.
+    AskCells {
+        /// Of whom.
+        link: LinkId,
+        /// For the answer.
+        token: Token,
+        /// Which keys; none for a page of all.
+        keys: Vec<Vec<u8>>,
+        /// Where to go on; 0 at first.
+        cursor: u64,
+        /// Key names alone.
+        names_only: bool,
+    },
+    /// An operator asks for a peer's figures.
+    AskStats {
+        /// Of whom.
+        link: LinkId,
+        /// For the answer.
+        token: Token,
+    },
+    /// The knobs have changed.
+    Settings(Settings),
+    /// An operator has a member forgotten.
+    Forget(Name),
+    /// The node is about to go on purpose.
+    Leave,
+}
+
+/// What is to be done, in this order: records, then sends; answers and events whenever.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Append these to the log on disk, each whole.
+    pub records: Vec<Vec<u8>>,
+    /// Then send these.
+    pub sends: Vec<(LinkId, Message)>,
+    /// Hand these to whoever asked.
+    pub answers: Vec<(Token, Answer)>,
+    /// Act upon these.
+    pub events: Vec<Event>,
+}
+
+impl Effects {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.sends.is_empty() && self.answers.is_empty() && self.events.is_empty()
+    }
+}
+
+/// A node without its clock, its sockets and its disk.
+#[derive(Debug)]
+pub struct Engine {
+    replica: Replica,
+    gossip: Gossip,
+    stopped: Option<String>,
+}
+
+impl Engine {
+    /// A new life of a node, from what its earlier lives left on disk (which may
+    /// be nothing), as `actor`, whose incarnation must be fresh. `seed` decides
+    /// what the protocol leaves to chance.
+    pub fn new(
+        recovery: Recovery,
+        actor: &Actor,
+        settings: Settings,
+        seed: u64,
+        now: Now,
+    ) -> Result<Self, TooManyActors> {
+        let members = Members::new(recovery.members().filter(|member| member.node != actor.node).cloned());
+        let replica = recovery.finish(actor, settings.max_clock_drift)?;
+        Ok(Self { replica, gossip: Gossip::new(settings, members, seed, now), stopped: None })
+    }
+
+    /// Carries out a client's write, in one step.
+    pub fn write(&mut self, now: Now, write: Write<'_>) -> Result<Written, WriteError> {
+        if let Some(reason) = &self.stopped {
+            return Err(WriteError::Stopped(reason.clone()));
+        }
+        self.replica.write(now.wall, write)
+    }
+
+    /// Takes note of something that happened.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        let Self { replica, gossip, .. } = self;
+        match input {
+            Input::LinkUp { link, hello } => gossip.link_up(now, link, &hello),
+            Input::LinkDown { link } => gossip.link_down(now, link),
+            Input::Writable { link } => gossip.writable(link),
+            Input::Dropped { link } => gossip.on_dropped(link),
+            Input::Message { link, message } => self.on_message(now, link, message),
+            Input::Tick => gossip.on_tick(now, replica),
+            Input::Push { link } => gossip.push_now(now, link),
+            Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),
+            Input::AskCells { link, token, keys, cursor, names_only } => {
+                gossip.ask_cells(link, token, keys, cursor, names_only);
+            }
+            Input::AskStats { link, token } => gossip.ask_stats(link, token),
+            Input::Settings(settings) => {
+                replica.clock_mut().set_max_drift(settings.max_clock_drift);
+                gossip.set_settings(settings, now);
+            }
+            Input::Forget(node) => {
+                gossip.forget(&node);
+            }
+            Input::Leave => gossip.leave(),
+        }
+    }
+
+    fn on_message(&mut self, now: Now, link: LinkId, message: Message) {
+        let Self { replica, gossip, .. } = self;
+        if !gossip.has_link(link) || self.stopped.is_some() {
+            return;
+        }
+        match message {
+            Message::Push(push) => gossip.on_push(now, replica, link, &push),
+            Message::Pull(pull) => gossip.on_pull(now, replica, link, pull),
+            Message::Sync(sync) => gossip.on_sync(now, replica, link, sync),
+            Message::Stats(Stats::Ask { id }) => {
+                let figures = self.figures().into_iter().map(|(name, value)| (name.into(), value)).collect();
+                self.gossip.tell_figures(link, id, figures);
+            }
+            Message::Stats(Stats::Figures { id, figures }) => {
+                gossip.answered(link, id, Answer::Figures(figures));
+            }
+            Message::Members(members) => {
+                let own = replica.actor().node.clone();
+                gossip.on_members(&own, members);
+            }
+            Message::Leave => gossip.on_leave(link),
+        }
+    }
+
+    /// What is to be done about all that has happened since the last call.
+    pub fn take_effects(&mut self, now: Now) -> Effects {
+        let Self { replica, gossip, .. } = self;
+        if self.stopped.is_some() {
+            let Outbox { answers, events, .. } = gossip.take_outbox();
+            return Effects { answers, events, ..Effects::default() };
+        }
+        replica.close_reset(now.wall);
+        gossip.settle(now, replica);
+        let records = replica.take_records();
+        let Outbox { sends, answers, events } = gossip.take_outbox();
+        Effects { records, sends, answers, events }
+    }
+
+    /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.
+    pub fn deadline(&self) -> u64 {
+        self.gossip.deadline()
+    }
+
+    /// The disk failed: from now on nothing is written, taken in or sent; reads go on.
+    pub fn stop(&mut self, reason: String) {
+        self.stopped.get_or_insert(reason);
+    }
+
+    /// Why writes have stopped, if they have.
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    /// The data, for readers.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The data, for whoever sets its bounds or takes its snapshots.
+    pub fn replica_mut(&mut self) -> &mut Replica {
+        &mut self.replica
+    }
+
+    /// The protocol, for whoever reports on it.
+    pub fn gossip(&self) -> &Gossip {
+        &self.gossip
+    }
+
+    /// The last own write: its author and number, 0 before the first.
+    pub fn last_dot(&self) -> (Actor, u64) {
+        (self.replica.actor().clone(), self.replica.own_seq())
+    }
+
+    /// The live zone no longer waits for an answer.
+    pub fn cancel(&mut self, token: Token) {
+        self.gossip.cancel(token);
+    }
+
+    /// How many linked peers are known to hold an own write, durably as their `fsync` says.
+    pub fn holders(&self, actor: &Actor, seq: u64) -> usize {
+        let ix = self.replica.state().actors().find(actor);
+        ix.map_or(0, |ix| self.gossip.holders(ix, seq))
+    }
+
+    /// Begins a checkpoint: its meta, and the snapshot whose blocks belong to it.
+    /// All records taken so far, and those that are taken next, are *not* in it:
+    /// call it right after [`Engine::take_effects`], under the same lock.
+    pub fn begin_checkpoint(&mut self) -> Option<(SnapshotId, Meta)> {
+        assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");
+        let snapshot = self.replica.begin_snapshot()?;
+        let meta = Meta {
+            seen: self.replica.state().seen_entries(),
+            parked: self.replica.parked_states(),
+            ceiling: self.replica.clock_mut().ceiling(),
+            members: self.gossip.members().iter().map(|info| info.member.clone()).collect(),
+        };
+        Some((snapshot, meta))
+    }
+
+    /// The next block of a checkpoint.
+    pub fn step_checkpoint(&mut self, snapshot: SnapshotId) -> Step {
+        self.replica.step_snapshot(snapshot)
+    }
+
+    /// Ends a checkpoint, finished or not.
+    pub fn end_checkpoint(&mut self, snapshot: SnapshotId) {
+        self.replica.end_snapshot(snapshot);
+    }
+
+    /// This node's figures by name, for operators and other nodes.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        let (ops, gossip) = (self.replica.counts(), self.gossip.counts());
+        let (state, tallies) = (self.replica.state(), self.replica.state().tallies());
+        let mut figures = vec![
+            ("keys", tallies.keys),
+            ("members_of_sets", tallies.members),
+            ("version_conflicts", tallies.version_conflicts),
+            ("kind_conflicts", tallies.kind_conflicts),
+            ("parked_removals", state.parked().len() as u64),
+            ("actors", state.actors().len() as u64),
+            ("op_log_bytes", self.replica.log().bytes() as u64),
+            ("links", self.gossip.links().count() as u64),
+            ("members", self.gossip.members().iter().count() as u64),
+            ("ops_written", ops.written),
+            ("ops_received", ops.received),
+            ("ops_duplicate", ops.duplicate),
+            ("ops_early", ops.early),
+            ("ops_refused", ops.refused),
+            ("conflicts", ops.conflicts),
+        ];
+        let kinds = crate::core::view::Kind::ALL.iter().zip(tallies.by_kind);
+        figures.extend(kinds.map(|(kind, keys)| (kind.name(), keys)));
+        figures.extend(gossip.figures());
+        figures
+    }
+}

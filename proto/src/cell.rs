@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::op::Counter;
-use crate::{Actor, DecodeError, Stamp, WireDot, bound, bounds};
+use crate::{Actor, DecodeError, Stamp, WireDot, bound, bounds, check_seq, distinct, limit};
 
 /// The state of many cells, with the table of the actors that their dots name
 /// (place n is `actors[n]`). Always belongs to a version vector that travels
@@ -11,8 +11,10 @@ use crate::{Actor, DecodeError, Stamp, WireDot, bound, bounds};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Block {
     /// The actors.
+    #[serde(deserialize_with = "limit::actors")]
     pub actors: Vec<Actor>,
     /// The cells, grouped by key. One key may come in several groups.
+    #[serde(deserialize_with = "limit::key_states")]
     pub keys: Vec<KeyState>,
 }
 
@@ -23,6 +25,7 @@ pub struct KeyState {
     #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
     /// Its cells.
+    #[serde(deserialize_with = "limit::cells")]
     pub cells: Vec<CellState>,
 }
 
@@ -30,7 +33,7 @@ pub struct KeyState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CellState {
     /// The versions of a register.
-    Register(Vec<VersionState>),
+    Register(#[serde(deserialize_with = "limit::versions")] Vec<VersionState>),
     /// One element of a set.
     Member(MemberState),
     /// One actor's part of a counter.
@@ -56,6 +59,7 @@ pub struct MemberState {
     #[serde(with = "serde_bytes")]
     pub element: Vec<u8>,
     /// Its live dots.
+    #[serde(deserialize_with = "limit::dots")]
     pub dots: Vec<WireDot>,
 }
 
@@ -106,44 +110,90 @@ impl Block {
     /// Decodes and checks a block.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         bound("block", bytes.len(), bounds::BULK_FRAME)?;
-        let (block, rest): (Self, _) =
-            postcard::take_from_bytes(bytes).map_err(|e| DecodeError::malformed("block", e))?;
-        if !rest.is_empty() {
-            return Err(DecodeError::Trailing { what: "block", left: rest.len() });
-        }
-        block.check()?;
+        let block: Self = limit::decode_all(bytes, "block")?;
+        check_cells(&block.actors, &block.keys)?;
         Ok(block)
     }
+}
 
-    fn check(&self) -> Result<(), DecodeError> {
-        let places = self.actors.len() as u32;
-        let dot = |d: &WireDot| {
-            if d.actor >= places || d.seq == 0 {
-                return Err(DecodeError::malformed("block", "it names a dot that cannot exist"));
-            }
-            Ok(())
-        };
-        for state in &self.keys {
-            bound("key", state.key.len(), bounds::KEY)?;
-            for cell in &state.cells {
-                match cell {
-                    CellState::Register(versions) => {
-                        for version in versions {
-                            bound("value", version.value.len(), bounds::VALUE)?;
-                            dot(&version.dot)?;
-                        }
-                    }
-                    CellState::Member(member) => {
-                        bound("element", member.element.len(), bounds::ELEMENT)?;
-                        member.dots.iter().try_for_each(dot)?;
-                    }
-                    CellState::Counter(part) => {
-                        let seq = part.contribution.or(part.baseline).map_or(0, |t| t.birth);
-                        dot(&WireDot { actor: part.actor, seq })?;
-                    }
+/// Checks the cells of a block or of an answer: bounds, table places, numbers,
+/// and that no cell is empty or names a dot twice.
+pub(crate) fn check_cells(actors: &[Actor], keys: &[KeyState]) -> Result<(), DecodeError> {
+    bound("actor table", actors.len(), bounds::ACTORS)?;
+    if !distinct(actors.iter()) {
+        return Err(DecodeError::malformed("actor table", "it names an actor twice"));
+    }
+    let places = actors.len() as u32;
+    for state in keys {
+        bound("key", state.key.len(), bounds::KEY)?;
+        for cell in &state.cells {
+            match cell {
+                CellState::Register(versions) => {
+                    versions
+                        .iter()
+                        .try_for_each(|version| bound("value", version.value.len(), bounds::VALUE))?;
+                    check_live(versions.iter().map(|version| version.dot), places)?;
                 }
+                CellState::Member(member) => {
+                    bound("element", member.element.len(), bounds::ELEMENT)?;
+                    check_live(member.dots.iter().copied(), places)?;
+                }
+                CellState::Counter(part) => part.check(places)?,
             }
         }
+    }
+    Ok(())
+}
+
+fn check_live(dots: impl ExactSizeIterator<Item = WireDot> + Clone, places: u32) -> Result<(), DecodeError> {
+    bound("dots", dots.len(), bounds::DOTS)?;
+    for dot in dots.clone() {
+        check_place(dot.actor, places)?;
+        check_seq("cell", dot.seq)?;
+    }
+    if dots.len() == 0 {
+        return Err(DecodeError::malformed("cell", "it has no live dot"));
+    }
+    if !distinct(dots) {
+        return Err(DecodeError::malformed("cell", "it names a dot twice"));
+    }
+    Ok(())
+}
+
+fn check_place(place: u32, places: u32) -> Result<(), DecodeError> {
+    if place < places {
         Ok(())
+    } else {
+        Err(DecodeError::malformed("cell", "it names an actor that is not in the table"))
+    }
+}
+
+impl CounterState {
+    fn check(&self, places: u32) -> Result<(), DecodeError> {
+        check_place(self.actor, places)?;
+        if self.contribution.is_none() && self.baseline.is_none() {
+            return Err(DecodeError::malformed("cell", "it is a counter's part without sums"));
+        }
+        for tally in self.contribution.iter().chain(&self.baseline) {
+            check_seq("cell", tally.birth)?;
+            check_sums("cell", self.counter, tally.n)?;
+        }
+        Ok(())
+    }
+}
+
+/// A counter that only grows has no decrements.
+pub(crate) fn check_sums(what: &'static str, counter: Counter, n: u128) -> Result<(), DecodeError> {
+    if counter == Counter::G && n > 0 {
+        return Err(DecodeError::malformed(what, "a gcounter cannot shrink"));
+    }
+    Ok(())
+}
+
+impl ParkedState {
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        bound("key", self.key.len(), bounds::KEY)?;
+        bound("element", self.element.as_ref().map_or(0, |e| e.len()), bounds::ELEMENT)?;
+        check_seq("parked removal", self.seq)
     }
 }

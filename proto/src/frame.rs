@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::message::{Hello, Lane, Message};
-use crate::{DecodeError, bound, bounds};
+use crate::{DecodeError, bound, bounds, limit};
 
 /// Bytes of the length before each frame.
 pub const PREFIX: usize = 4;
@@ -33,6 +33,7 @@ pub fn encode_hello(hello: &Hello) -> Vec<u8> {
 /// # Panics
 /// If it is over its lane's limit: whoever makes messages keeps them within.
 pub fn encode_message(message: &Message) -> Vec<u8> {
+    debug_assert_eq!(message.check(), Ok(()), "a {} message that every receiver refuses", message.kind());
     let frame = encode(message);
     assert!(frame.len() - PREFIX <= limit(message.lane()), "{} frame over its limit", message.kind());
     frame
@@ -48,7 +49,8 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// The HELLO in a frame's body (without prefix).
 pub fn decode_hello(body: &[u8]) -> Result<Hello, DecodeError> {
-    let hello: Hello = decode(body, "hello")?;
+    bound("hello", body.len(), bounds::HELLO_FRAME)?;
+    let hello: Hello = limit::decode_all(body, "hello")?;
     hello.check()?;
     Ok(hello)
 }
@@ -56,12 +58,7 @@ pub fn decode_hello(body: &[u8]) -> Result<Hello, DecodeError> {
 /// The message in a frame's body (without prefix), checked against every bound
 /// but for the ops inside runs and the cells inside blocks, which are checked as they are read.
 pub fn decode_message(body: &[u8]) -> Result<Message, DecodeError> {
-    let message: Message = decode(body, "message")?;
+    let message: Message = limit::decode_all(body, "message")?;
     message.check()?;
     Ok(message)
-}
-
-fn decode<'a, T: serde::Deserialize<'a>>(body: &'a [u8], what: &'static str) -> Result<T, DecodeError> {
-    let (value, rest) = postcard::take_from_bytes(body).map_err(|e| DecodeError::malformed(what, e))?;
-    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Trailing { what, left: rest.len() }) }
 }

@@ -17,13 +17,14 @@ pub mod bounds;
 pub mod cell;
 pub mod frame;
 pub mod id;
+mod limit;
 pub mod message;
 pub mod op;
 pub mod seen;
 
 pub use cell::{Block, CellState, CounterState, KeyState, MemberState, VersionState};
 pub use id::{Actor, Name, NameError, Stamp};
-pub use message::{Hello, Lane, Message};
+pub use message::{Hello, Lane, Message, common_version};
 pub use op::{Baseline, Counter, Edit, Op, Run, WireDot};
 pub use seen::{Seen, SeenDigest, SeenEntries};
 
@@ -78,4 +79,22 @@ pub(crate) fn bound(what: &'static str, size: usize, bound: usize) -> Result<(),
         return Err(DecodeError::Oversized { what, size: size as u64, bound: bound as u64 });
     }
     Ok(())
+}
+
+/// Writes are numbered from 1, and the greatest `u64` is kept free so that "the next one" always exists.
+pub(crate) fn check_seq(what: &'static str, seq: u64) -> Result<(), DecodeError> {
+    if seq == 0 || seq == u64::MAX {
+        return Err(DecodeError::malformed(what, "it names a write that cannot exist"));
+    }
+    Ok(())
+}
+
+/// Whether no item comes twice.
+pub(crate) fn distinct<T: Ord>(items: impl ExactSizeIterator<Item = T>) -> bool {
+    if items.len() < 2 {
+        return true;
+    }
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.windows(2).all(|w| w[0] < w[1])
 }

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::cell::ParkedState;
-use crate::{Actor, DecodeError, KeyState, Name, Run, SeenDigest, SeenEntries, bound, bounds};
+use crate::cell::{ParkedState, check_cells};
+use crate::{
+    Actor, DecodeError, KeyState, Name, Run, SeenDigest, SeenEntries, bound, bounds, check_seq, limit,
+};
 
 /// The two streams of a link in either direction. A large answer on the bulk
 /// lane never delays what is announced or asked on the news lane.
@@ -28,6 +30,7 @@ pub struct Hello {
     /// Zone label; empty if none.
     pub zone: String,
     /// Where the sender can be reached, as `host:port`.
+    #[serde(deserialize_with = "limit::addresses")]
     pub addresses: Vec<String>,
     /// The sender's wall clock, in milliseconds since the Unix epoch.
     pub clock: u64,
@@ -45,7 +48,7 @@ pub enum Message {
     /// Figures.
     Stats(Stats),
     /// Whom the sender knows.
-    Members(Vec<Member>),
+    Members(#[serde(deserialize_with = "limit::members")] Vec<Member>),
     /// The sender is going on purpose.
     Leave,
 }
@@ -56,6 +59,7 @@ pub struct Push {
     /// Entries of the sender's version vector.
     pub have: SeenEntries,
     /// Ops, inline.
+    #[serde(deserialize_with = "limit::runs")]
     pub runs: Vec<Run>,
 }
 
@@ -67,6 +71,7 @@ pub enum Pull {
         /// Chosen by the asker, repeated in the answer.
         id: u64,
         /// What is lacking.
+        #[serde(deserialize_with = "limit::ranges")]
         ranges: Vec<Range>,
     },
     /// Ops as asked, in order, as many as fit.
@@ -74,8 +79,10 @@ pub enum Pull {
         /// The request's.
         id: u64,
         /// The ops.
+        #[serde(deserialize_with = "limit::runs")]
         runs: Vec<Run>,
         /// What the log no longer reaches: only a context merge can bring it.
+        #[serde(deserialize_with = "limit::ranges")]
         missing: Vec<Range>,
         /// Whether ranges asked for are left over; ask again.
         more: bool,
@@ -85,6 +92,7 @@ pub enum Pull {
         /// Chosen by the asker, repeated in the answer.
         id: u64,
         /// The keys; none for all.
+        #[serde(deserialize_with = "limit::keys")]
         keys: Vec<ByteBuf>,
         /// Where to go on, as the previous answer said; 0 at first. Only without keys.
         cursor: u64,
@@ -96,8 +104,10 @@ pub enum Pull {
         /// The request's.
         id: u64,
         /// The actors that the cells' dots name: place n is `actors[n]`.
+        #[serde(deserialize_with = "limit::actors")]
         actors: Vec<Actor>,
         /// The cells by key; without cells if only names were asked for.
+        #[serde(deserialize_with = "limit::key_states")]
         keys: Vec<KeyState>,
         /// Where to go on; 0 if this is all.
         cursor: u64,
@@ -137,6 +147,7 @@ pub enum Sync {
         /// None if the digests are equal, else the sender's version vector.
         entries: Option<SeenEntries>,
         /// Ops that the asker lacks, within its credit.
+        #[serde(deserialize_with = "limit::runs")]
         runs: Vec<Run>,
     },
     /// The asker's turn: ops that the other lacks.
@@ -144,6 +155,7 @@ pub enum Sync {
         /// The request's.
         id: u64,
         /// The ops.
+        #[serde(deserialize_with = "limit::runs")]
         runs: Vec<Run>,
     },
     /// Begin a context merge: send the whole state, as one snapshot.
@@ -158,6 +170,7 @@ pub enum Sync {
         /// The version vector that the blocks belong to.
         seen: SeenEntries,
         /// Parked removals of the same moment.
+        #[serde(deserialize_with = "limit::parked")]
         parked: Vec<ParkedState>,
     },
     /// The receiver can take this many more blocks.
@@ -206,6 +219,7 @@ pub enum Stats {
         /// The request's.
         id: u64,
         /// Names and values.
+        #[serde(deserialize_with = "limit::figures")]
         figures: Vec<(String, u64)>,
     },
 }
@@ -218,6 +232,7 @@ pub struct Member {
     /// Its zone; empty if none.
     pub zone: String,
     /// Where it can be reached, as `host:port`.
+    #[serde(deserialize_with = "limit::addresses")]
     pub addresses: Vec<String>,
 }
 
@@ -275,29 +290,14 @@ impl Message {
 
     /// Checks what the types do not: counts, lengths, order.
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
-        let runs = |runs: &[Run]| runs.iter().try_for_each(Run::check);
         match self {
             Self::Push(push) => {
                 push.have.check()?;
-                runs(&push.runs)
+                check_runs(&push.runs)
             }
-            Self::Pull(Pull::Ops { ranges, .. }) => check_ranges(ranges),
-            Self::Pull(Pull::Batch { runs: ops, missing, .. }) => {
-                runs(ops)?;
-                check_ranges(missing)
-            }
-            Self::Pull(Pull::Keys { keys, .. }) => {
-                bound("keys", keys.len(), bounds::PULL_KEYS)?;
-                keys.iter().try_for_each(|key| bound("key", key.len(), bounds::KEY))
-            }
-            Self::Sync(Sync::Syn { entries: Some(entries), .. }) => entries.check(),
-            Self::Sync(Sync::Ack { entries, runs: ops, .. }) => {
-                entries.iter().try_for_each(SeenEntries::check)?;
-                runs(ops)
-            }
-            Self::Sync(Sync::Ack2 { runs: ops, .. }) => runs(ops),
-            Self::Sync(Sync::Context { seen, .. }) => seen.check(),
-            Self::Sync(Sync::Abort { reason, .. }) => bound("reason", reason.len(), bounds::TEXT),
+            Self::Pull(pull) => pull.check(),
+            Self::Sync(sync) => sync.check(),
+            Self::Stats(Stats::Ask { .. }) | Self::Leave => Ok(()),
             Self::Stats(Stats::Figures { figures, .. }) => {
                 bound("figures", figures.len(), bounds::FIGURES)?;
                 figures.iter().try_for_each(|(name, _)| bound("figure name", name.len(), bounds::TEXT))
@@ -306,24 +306,78 @@ impl Message {
                 bound("members", members.len(), bounds::MEMBERS)?;
                 members.iter().try_for_each(|m| check_reach(&m.zone, &m.addresses))
             }
-            _ => Ok(()),
+        }
+    }
+}
+
+impl Pull {
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Ops { ranges, .. } => check_ranges(ranges),
+            Self::Batch { runs, missing, .. } => {
+                check_runs(runs)?;
+                check_ranges(missing)
+            }
+            Self::Keys { keys, .. } => {
+                bound("keys", keys.len(), bounds::PULL_KEYS)?;
+                keys.iter().try_for_each(|key| bound("key", key.len(), bounds::KEY))
+            }
+            Self::Cells { actors, keys, .. } => check_cells(actors, keys),
+        }
+    }
+}
+
+impl Sync {
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Syn { entries, .. } => entries.iter().try_for_each(SeenEntries::check),
+            Self::Ack { entries, runs, .. } => {
+                entries.iter().try_for_each(SeenEntries::check)?;
+                check_runs(runs)
+            }
+            Self::Ack2 { runs, .. } => check_runs(runs),
+            Self::Context { seen, parked, .. } => {
+                seen.check()?;
+                bound("parked removals", parked.len(), bounds::PARKED)?;
+                parked.iter().try_for_each(ParkedState::check)
+            }
+            Self::Abort { reason, .. } => bound("reason", reason.len(), bounds::TEXT),
+            Self::Merge { .. } | Self::Credit { .. } | Self::Block { .. } | Self::End { .. } => Ok(()),
         }
     }
 }
 
 impl Hello {
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        if self.versions.0 > self.versions.1 {
+            return Err(DecodeError::malformed("hello", "its lowest version is above its highest"));
+        }
         check_reach(&self.zone, &self.addresses)
     }
 }
 
+/// The version that two nodes speak: the highest that lies in both their
+/// ranges (lowest and highest), if there is one.
+pub fn common_version(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
+    let highest = ours.1.min(theirs.1);
+    (highest >= ours.0.max(theirs.0)).then_some(highest)
+}
+
+fn check_runs(runs: &[Run]) -> Result<(), DecodeError> {
+    bound("runs", runs.len(), bounds::RUNS)?;
+    runs.iter().try_for_each(Run::check)
+}
+
 fn check_ranges(ranges: &[Range]) -> Result<(), DecodeError> {
     bound("ranges", ranges.len(), bounds::SEEN)?;
-    if ranges.iter().all(|r| 0 < r.first && r.first <= r.last && r.last < u64::MAX) {
-        Ok(())
-    } else {
-        Err(DecodeError::malformed("range", "it is empty or numbers an op 0"))
+    for range in ranges {
+        check_seq("range", range.first)?;
+        check_seq("range", range.last)?;
+        if range.first > range.last {
+            return Err(DecodeError::malformed("range", "it ends before it begins"));
+        }
     }
+    Ok(())
 }
 
 fn check_reach(zone: &str, addresses: &[String]) -> Result<(), DecodeError> {

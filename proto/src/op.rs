@@ -9,7 +9,8 @@
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::{Actor, DecodeError, Stamp, bound, bounds};
+use crate::cell::check_sums;
+use crate::{Actor, DecodeError, Stamp, bound, bounds, check_seq, distinct, limit};
 
 /// A dot as an op names it: the actor by its place in the run's table.
 /// Place 0 is the run's own actor; place n is `actors[n - 1]`.
@@ -52,6 +53,7 @@ pub enum Edit<'a, D> {
     /// Write a register: the op's dot becomes live with the value, the superseded ones go.
     Write {
         /// The live dots that the author saw.
+        #[serde(deserialize_with = "limit::dots")]
         supersedes: Dots<D>,
         /// The new value.
         #[serde(borrow, with = "serde_bytes")]
@@ -60,6 +62,7 @@ pub enum Edit<'a, D> {
     /// Remove versions of a register.
     Erase {
         /// The live dots that the author saw.
+        #[serde(deserialize_with = "limit::dots")]
         dots: Dots<D>,
     },
     /// Add an element to a set: the op's dot becomes live, the superseded ones go.
@@ -68,6 +71,7 @@ pub enum Edit<'a, D> {
         #[serde(borrow, with = "serde_bytes")]
         element: &'a [u8],
         /// The live dots that the author saw.
+        #[serde(deserialize_with = "limit::dots")]
         supersedes: Dots<D>,
     },
     /// Remove an element from a set.
@@ -76,6 +80,7 @@ pub enum Edit<'a, D> {
         #[serde(borrow, with = "serde_bytes")]
         element: &'a [u8],
         /// The live dots that the author saw.
+        #[serde(deserialize_with = "limit::dots")]
         dots: Dots<D>,
     },
     /// Set the author's own contribution to a counter. Absolute, so that it is idempotent.
@@ -94,6 +99,7 @@ pub enum Edit<'a, D> {
         /// Which counter.
         counter: Counter,
         /// What was seen, by contribution.
+        #[serde(deserialize_with = "limit::baselines")]
         baselines: SmallVec<[Baseline<D>; 1]>,
     },
     /// End the author's own contribution: nothing of it counts any more, and nothing need be kept of it.
@@ -115,7 +121,7 @@ pub struct Op<'a, D> {
     #[serde(borrow, with = "serde_bytes")]
     pub key: &'a [u8],
     /// What it does, cell by cell; all of it at once.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "limit::edits")]
     pub edits: SmallVec<[Edit<'a, D>; 1]>,
 }
 
@@ -131,6 +137,7 @@ pub struct Run {
     /// What the ops' stamps are counted from.
     pub base: Stamp,
     /// The other actors whose dots the ops name.
+    #[serde(deserialize_with = "limit::actors")]
     pub actors: Vec<Actor>,
     /// The ops, one after another.
     #[serde(with = "serde_bytes")]
@@ -153,11 +160,18 @@ impl Run {
         if self.first.checked_add(u64::from(self.count)).is_none() {
             return Err(DecodeError::malformed("run", "its numbers overflow"));
         }
+        // Else a dot of the run's own actor could hide from the check that it lies in the past.
+        if self.actors.contains(&self.actor) || !distinct(self.actors.iter()) {
+            return Err(DecodeError::malformed("actor table", "it names an actor twice"));
+        }
         Ok(())
     }
 
     /// The ops with their numbers, each checked as it is read. After an error
     /// nothing more is yielded; after the last op leftover bytes are an error.
+    ///
+    /// # Panics
+    /// May, if the run does not pass [`Run::check`].
     pub fn iter(&self) -> RunIter<'_> {
         RunIter { run: self, rest: &self.ops, next: 0, failed: false }
     }
@@ -185,8 +199,7 @@ impl<'a> Iterator for RunIter<'a> {
             return (left > 0).then_some(Err(DecodeError::Trailing { what: "run", left }));
         }
         let seq = self.run.first + u64::from(self.next);
-        let places = self.run.actors.len() as u32;
-        match take_op(self.rest).and_then(|(op, rest)| check_op(&op, seq, places).map(|()| (op, rest))) {
+        match self.take_op(seq) {
             Ok((op, rest)) => {
                 self.rest = rest;
                 self.next += 1;
@@ -200,50 +213,75 @@ impl<'a> Iterator for RunIter<'a> {
     }
 }
 
-fn take_op(bytes: &[u8]) -> Result<(Op<'_, WireDot>, &[u8]), DecodeError> {
-    let (op, rest) = postcard::take_from_bytes(bytes).map_err(|e| DecodeError::malformed("op", e))?;
-    bound("op", bytes.len() - rest.len(), bounds::OP)?;
-    Ok((op, rest))
+impl<'a> RunIter<'a> {
+    fn take_op(&self, seq: u64) -> Result<(Op<'a, WireDot>, &'a [u8]), DecodeError> {
+        let (op, rest): (Op<'a, WireDot>, _) = limit::decode(self.rest, "op")?;
+        bound("op", self.rest.len() - rest.len(), bounds::OP)?;
+        if self.run.base.0.checked_add(op.stamp).is_none() {
+            return Err(DecodeError::malformed("op", "its stamp overflows"));
+        }
+        check_op(&op, seq, self.run.actors.len() as u32)?;
+        Ok((op, rest))
+    }
 }
 
 /// Checks an op that came from outside: bounds, table places, numbers.
 fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeError> {
     bound("key", op.key.len(), bounds::KEY)?;
     bound("edits", op.edits.len(), bounds::EDITS)?;
-    let dot = |d: &WireDot| {
-        if d.actor > places || d.seq == 0 || (d.actor == 0 && d.seq >= seq) {
-            return Err(DecodeError::malformed("op", "it names a dot that cannot exist"));
-        }
-        Ok(())
-    };
+    let dot = |d: &WireDot| check_dot(d, seq, places);
     let own_birth = |birth: u64| {
         if birth == 0 || birth > seq {
             return Err(DecodeError::malformed("op", "it counts from a birth that cannot exist"));
         }
         Ok(())
     };
+    let mut writes = 0;
+    let mut added: SmallVec<[&[u8]; 1]> = SmallVec::new();
     for edit in &op.edits {
         match edit {
             Edit::Write { supersedes, value } => {
                 bound("value", value.len(), bounds::VALUE)?;
                 supersedes.iter().try_for_each(dot)?;
+                writes += 1;
             }
             Edit::Erase { dots } => dots.iter().try_for_each(dot)?,
-            Edit::Add { element, supersedes: dots } | Edit::Remove { element, dots } => {
+            Edit::Add { element, supersedes } => {
+                bound("element", element.len(), bounds::ELEMENT)?;
+                supersedes.iter().try_for_each(dot)?;
+                added.push(element);
+            }
+            Edit::Remove { element, dots } => {
                 bound("element", element.len(), bounds::ELEMENT)?;
                 dots.iter().try_for_each(dot)?;
             }
             Edit::Count { counter, birth, n, .. } => {
                 own_birth(*birth)?;
-                if *counter == Counter::G && *n > 0 {
-                    return Err(DecodeError::malformed("op", "a gcounter cannot shrink"));
+                check_sums("op", *counter, *n)?;
+            }
+            Edit::Reset { counter, baselines } => {
+                for baseline in baselines {
+                    dot(&baseline.birth)?;
+                    check_sums("op", *counter, baseline.n)?;
                 }
             }
-            Edit::Reset { baselines, .. } => baselines.iter().try_for_each(|b| dot(&b.birth))?,
             Edit::Close { birth, .. } => own_birth(*birth)?,
         }
     }
+    if writes > 1 || !distinct(added.iter()) {
+        return Err(DecodeError::malformed("op", "it makes its dot live twice in one cell"));
+    }
     Ok(())
+}
+
+fn check_dot(dot: &WireDot, seq: u64, places: u32) -> Result<(), DecodeError> {
+    if dot.actor > places {
+        return Err(DecodeError::malformed("op", "it names an actor that is not in the table"));
+    }
+    if dot.actor == 0 && dot.seq >= seq {
+        return Err(DecodeError::malformed("op", "it names a later write of its own actor"));
+    }
+    check_seq("op", dot.seq)
 }
 
 impl<'a, D> Edit<'a, D> {

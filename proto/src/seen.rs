@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, DecodeError, Name, bound, bounds};
+use crate::{Actor, DecodeError, Name, bound, bounds, check_seq, limit};
 
 /// Per actor the greatest number n such that the holder has all of 1 to n.
 pub type Seen = crdts::VClock<Actor>;
@@ -10,7 +10,7 @@ pub type Seen = crdts::VClock<Actor>;
 /// A version vector on the wire: entries grouped by node, so that a node's many
 /// lives repeat its name once. Nodes and incarnations in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SeenEntries(pub Vec<NodeEntries>);
+pub struct SeenEntries(#[serde(deserialize_with = "limit::nodes")] pub Vec<NodeEntries>);
 
 /// The entries of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,7 @@ pub struct NodeEntries {
     /// The node.
     pub node: Name,
     /// Its lives.
+    #[serde(deserialize_with = "limit::lives")]
     pub lives: Vec<Life>,
 }
 
@@ -79,20 +80,20 @@ impl SeenEntries {
         self.0.is_empty()
     }
 
-    /// Checks what came from outside: bound, strict order, no number 0.
+    /// Checks what came from outside: bound, strict order, numbers.
     pub fn check(&self) -> Result<(), DecodeError> {
         bound("version vector", self.len(), bounds::SEEN)?;
         let nodes_ascend = self.0.windows(2).all(|w| w[0].node < w[1].node);
         let lives_ascend = self.0.iter().all(|entry| {
-            !entry.lives.is_empty()
-                && entry.lives.windows(2).all(|w| w[0].incarnation < w[1].incarnation)
-                && entry.lives.iter().all(|l| l.seq > 0)
+            !entry.lives.is_empty() && entry.lives.windows(2).all(|w| w[0].incarnation < w[1].incarnation)
         });
-        if nodes_ascend && lives_ascend {
-            Ok(())
-        } else {
-            Err(DecodeError::malformed("version vector", "its entries are out of order or empty"))
+        if !(nodes_ascend && lives_ascend) {
+            return Err(DecodeError::malformed("version vector", "its entries are out of order or empty"));
         }
+        self.0
+            .iter()
+            .flat_map(|entry| &entry.lives)
+            .try_for_each(|life| check_seq("version vector", life.seq))
     }
 
     /// The digest by which two nodes find that they have seen the same.

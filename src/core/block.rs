@@ -35,12 +35,27 @@ impl<'a> BlockBuilder<'a> {
 
     /// Adds the cells of one key. A large set may go over several blocks.
     pub fn push(&mut self, cells: &Cells) {
+        self.push_split(cells, bounds::BLOCK);
+    }
+
+    /// Adds the cells of one key, whatever their size, to the present block.
+    pub fn push_whole(&mut self, cells: &Cells) {
+        self.push_split(cells, usize::MAX);
+    }
+
+    fn push_split(&mut self, cells: &Cells, limit: usize) {
         self.begin(cells.key());
         if !cells.register().is_empty() {
             let mut versions: Vec<_> = cells.register().versions().iter().collect();
             versions.sort_unstable_by_key(|v| (self.actors.get(v.dot.actor()), v.dot.seq()));
-            let states = versions.into_iter().map(|v| self.version(v)).collect();
-            self.add(CellState::Register(states));
+            for version in versions {
+                if self.size >= limit {
+                    self.flush();
+                    self.begin(cells.key());
+                }
+                let state = self.version(version);
+                self.add_version(state);
+            }
         }
         for counter in [Counter::G, Counter::Pn] {
             for state in self.parts(counter, cells.counter(counter)) {
@@ -48,7 +63,7 @@ impl<'a> BlockBuilder<'a> {
             }
         }
         for member in cells.set().into_iter().flat_map(Set::members) {
-            if self.size >= bounds::BLOCK {
+            if self.size >= limit {
                 self.flush();
                 self.begin(cells.key());
             }
@@ -58,7 +73,7 @@ impl<'a> BlockBuilder<'a> {
             self.size += member.element().len() + 16;
             self.add(CellState::Member(MemberState { element: member.element().to_vec(), dots }));
         }
-        if self.size >= bounds::BLOCK {
+        if self.size >= limit {
             self.flush();
         }
     }
@@ -87,6 +102,14 @@ impl<'a> BlockBuilder<'a> {
 
     fn add(&mut self, cell: CellState) {
         self.block.keys.last_mut().expect("a key was begun").cells.push(cell);
+    }
+
+    fn add_version(&mut self, version: VersionState) {
+        let cells = &mut self.block.keys.last_mut().expect("a key was begun").cells;
+        match cells.last_mut() {
+            Some(CellState::Register(versions)) => versions.push(version),
+            _ => cells.push(CellState::Register(vec![version])),
+        }
     }
 
     fn flush(&mut self) {
@@ -142,7 +165,10 @@ impl State {
             staged.seen[ix.index()] = seq;
         }
         for removal in parked {
-            if removal.seq == 0 || removal.seq > super::bounds::SEQ || !staged.parked.has_room(1) {
+            if removal.seq == 0
+                || removal.seq > super::bounds::SEQ
+                || !staged.parked.has_room(1, removal.key.len())
+            {
                 return Err(malformed("a parked removal names a dot that cannot exist"));
             }
             let dot = ShortDot::new(staged.intern(&removal.actor)?, removal.seq);

@@ -6,7 +6,9 @@ pub const ACTORS: usize = 1 << 20;
 pub const SEQ: u64 = (1 << 44) - 1;
 /// Most parked removals. At the bound an op that would park more is not
 /// applied; it comes again by repair, once the dots it names have arrived.
-pub const PARKED: usize = 1 << 20;
+pub const PARKED: usize = 1 << 16;
+/// Most bytes of keys and elements named by parked removals: they must fit one message.
+pub const PARKED_BYTES: usize = 8 << 20;
 /// Most cells in a bucket of a table: it bounds the work of one split.
 pub const BUCKET: usize = 896;
 /// Longest chunk of the op log in memory, in bytes of encoded ops.
@@ -26,10 +28,18 @@ pub const PULL_RANGES: usize = 1 << 10;
 /// Most snapshots at once: one checkpoint and a few context merges.
 pub const SNAPSHOTS: usize = 5;
 /// Blocks of a context merge in flight before the receiver grants more.
-pub const BLOCK_CREDIT: u32 = 16;
+pub const BLOCK_CREDIT: u32 = 8;
 /// Most bytes staged by one context merge.
 pub const STAGED: usize = 16 << 30;
 /// Size at which a record for the disk is closed and the next begun.
 pub const RECORD: usize = 8 << 20;
 /// Most links at once.
 pub const LINKS: usize = 1 << 10;
+/// Most members told of in one message.
+pub const MEMBERS_SENT: usize = 64;
+/// Most entries of a version vector announced in one push.
+pub const ANNOUNCED: usize = 1 << 13;
+/// Most bytes of keys that one request for cells may name.
+pub const ASKED_KEYS: usize = 512 << 10;
+/// Most baselines in one edit; more are split over several edits.
+pub const EDIT_BASELINES: usize = 1 << 10;

@@ -21,6 +21,7 @@ pub mod clock;
 pub mod counter;
 pub mod journal;
 pub mod link;
+pub mod members;
 pub mod merge;
 pub mod oplog;
 pub mod parked;

@@ -15,11 +15,18 @@ pub struct CellName {
     pub element: Option<Box<[u8]>>,
 }
 
+impl CellName {
+    fn size(&self) -> usize {
+        self.key.len() + self.element.as_ref().map_or(0, |element| element.len())
+    }
+}
+
 /// The parked removals: by dot and cell, because one op may make its dot live in several cells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parked {
     cells: BTreeMap<ShortDot, Vec<CellName>>,
     len: usize,
+    bytes: usize,
 }
 
 impl Parked {
@@ -33,17 +40,18 @@ impl Parked {
         self.len == 0
     }
 
-    /// Whether `more` can be parked.
-    pub fn has_room(&self, more: usize) -> bool {
-        self.len + more <= bounds::PARKED
+    /// Whether that many removals more, naming cells of that many bytes in all, can be parked.
+    pub fn has_room(&self, more: usize, bytes: usize) -> bool {
+        self.len + more <= bounds::PARKED && self.bytes + bytes <= bounds::PARKED_BYTES
     }
 
     /// Parks the removal of a dot from a cell.
     pub(super) fn park(&mut self, dot: ShortDot, cell: CellName) {
         let cells = self.cells.entry(dot).or_default();
         if !cells.contains(&cell) {
-            cells.push(cell);
+            self.bytes += cell.size();
             self.len += 1;
+            cells.push(cell);
         }
     }
 
@@ -58,6 +66,7 @@ impl Parked {
     pub(super) fn settle(&mut self, dot: ShortDot) {
         if let Some(cells) = self.cells.remove(&dot) {
             self.len -= cells.len();
+            self.bytes -= cells.iter().map(CellName::size).sum::<usize>();
         }
     }
 
@@ -65,6 +74,7 @@ impl Parked {
     pub(super) fn settle_seen(&mut self, seen: impl Fn(ActorIx) -> u64) {
         self.cells.retain(|dot, _| dot.seq() > seen(dot.actor()));
         self.len = self.cells.values().map(Vec::len).sum();
+        self.bytes = self.cells.values().flatten().map(CellName::size).sum();
     }
 
     /// All, ordered by the replica's own numbering.

@@ -1,1 +1,402 @@
+//! pull: the side that lacks something asks for it, of one peer at a time.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidings_proto::message::{Pull, Range};
+use tidings_proto::{Message, Run, bounds as wire};
+
+use super::actors::ActorIx;
+use super::block::BlockBuilder;
+use super::bounds;
+use super::link::{Answer, Gossip, LinkId, Now, Token};
+use super::replica::Replica;
+use super::state::ApplyError;
+
+/// How long the origin of an op, or the peer whose turn it is in an exchange,
+/// has to deliver before the op is asked for; microseconds.
+const GRACE: u64 = 250_000;
+
+/// The shortest and the longest time that a request is given; microseconds.
+const PATIENCE: (u64, u64) = (500_000, 10_000_000);
+
+/// A request for ops that has not been answered.
+#[derive(Debug, Clone)]
+pub(super) struct Flight {
+    id: u64,
+    /// Whose ops, and up to where they had been seen when asked for.
+    actors: BTreeMap<ActorIx, u64>,
+    asked_at: u64,
+    pub(super) deadline: u64,
+}
+
+/// What is lacking of one actor.
+#[derive(Debug, Clone, Default)]
+struct Want {
+    /// Not to be asked for before this moment.
+    not_before: u64,
+    /// Of whom it is being asked.
+    asked: Option<LinkId>,
+    /// Whose present request must be answered first.
+    waits_for: Option<LinkId>,
+    /// Who did not answer in time; asked again only if nobody else has it.
+    slow: BTreeSet<LinkId>,
+    /// Whose log does not reach back far enough.
+    short: BTreeSet<LinkId>,
+}
+
+/// What this node lacks and knows somebody to have, and what came ahead of its turn.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    actors: BTreeMap<ActorIx, Want>,
+    ahead: BTreeMap<(ActorIx, u64), Run>,
+    ahead_bytes: usize,
+}
+
+/// How the news came of something that is lacking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// It was announced.
+    Push,
+    /// In an exchange, where the other side sends it unasked.
+    Sync,
+    /// An exchange has brought what it could: ask at once.
+    Shortfall,
+}
+
+impl Wants {
+    pub(super) fn link_down(&mut self, now: Now, link: LinkId) {
+        for want in self.actors.values_mut() {
+            want.slow.remove(&link);
+            want.short.remove(&link);
+            if want.asked == Some(link) || want.waits_for == Some(link) {
+                want.asked = want.asked.filter(|asked| *asked != link);
+                want.waits_for = None;
+                want.not_before = now.mono;
+            }
+        }
+    }
+
+    pub(super) fn due(&self) -> impl Iterator<Item = u64> {
+        self.actors.values().filter(|want| want.asked.is_none()).map(|want| want.not_before)
+    }
+
+    pub(super) fn in_flight(&self) -> bool {
+        self.actors.values().any(|want| want.asked.is_some())
+    }
+
+    /// Keeps a run that came ahead of its turn, if there is room.
+    fn keep(&mut self, actor: ActorIx, run: &Run) {
+        let at = (actor, run.first);
+        if self.ahead_bytes + run.ops.len() <= bounds::AHEAD && !self.ahead.contains_key(&at) {
+            self.ahead_bytes += run.ops.len();
+            self.ahead.insert(at, run.clone());
+        }
+    }
+
+    /// A run whose turn has come, or is over.
+    fn next_ahead(&mut self, actor: ActorIx, seen: u64) -> Option<Run> {
+        let (&at, _) = self.ahead.range((actor, 0)..=(actor, seen + 1)).next()?;
+        let run = self.ahead.remove(&at).expect("just found");
+        self.ahead_bytes -= run.ops.len();
+        Some(run)
+    }
+
+    /// The first number that waits ahead of its turn.
+    fn first_ahead(&self, actor: ActorIx) -> Option<u64> {
+        self.ahead.range((actor, 0)..=(actor, u64::MAX)).next().map(|((_, first), _)| *first)
+    }
+}
+
+impl Gossip {
+    /// Takes in runs from a peer, then what they made possible.
+    pub(super) fn receive(&mut self, now: Now, replica: &mut Replica, from: LinkId, runs: &[Run]) -> u64 {
+        let mut applied = 0;
+        for run in runs {
+            applied += self.receive_run(now, replica, from, run);
+            let Some(ix) = replica.state().actors().find(&run.actor) else { continue };
+            while let Some(run) = self.wants.next_ahead(ix, replica.state().seen(ix)) {
+                applied += self.receive_run(now, replica, from, &run);
+            }
+        }
+        if applied > 0 {
+            self.plan_push(now, false, Some(from));
+        }
+        applied
+    }
+
+    fn receive_run(&mut self, now: Now, replica: &mut Replica, from: LinkId, run: &Run) -> u64 {
+        if run.actor == *replica.actor() {
+            self.own_elsewhere(replica, run.last());
+        }
+        let lags = &mut self.lags;
+        let received =
+            replica.receive(run, now.wall, |stamp| lags.add(now.wall.saturating_sub(stamp.millis())));
+        match received.stopped {
+            None | Some(ApplyError::ParkedFull) => {}
+            Some(ApplyError::Gap { .. }) => {
+                if let Some(ix) = replica.state().actors().find(&run.actor) {
+                    self.wants.keep(ix, run);
+                }
+            }
+            Some(error) => self.misbehaved(from, error),
+        }
+        received.applied
+    }
+
+    /// Takes note of what is lacking that a peer is known to have.
+    pub(super) fn want(&mut self, now: Now, replica: &Replica, from: LinkId, source: Source) {
+        let Some(link) = self.links.get(&from) else { return };
+        for actor in replica.places() {
+            if link.known(actor) <= replica.state().seen(actor) {
+                continue;
+            }
+            let node = &replica.state().actors().get(actor).node;
+            let from_origin = link.actor.node == *node;
+            let origin_linked = self.links.values().any(|l| l.actor == *replica.state().actors().get(actor));
+            let at_once =
+                source == Source::Shortfall || source == Source::Push && (from_origin || !origin_linked);
+            let at = if at_once { now.mono } else { now.mono + GRACE };
+            let want = self.wants.actors.entry(actor).or_insert(Want { not_before: at, ..Want::default() });
+            if at_once {
+                want.not_before = want.not_before.min(at);
+            }
+        }
+    }
+
+    /// Asks for what is due, of whoever has it: one request a link at a time.
+    pub(super) fn pull_due(&mut self, now: Now, replica: &Replica) {
+        self.expire_flights(now);
+        let seen = |actor: ActorIx| replica.state().seen(actor);
+        let links = &self.links;
+        self.wants.actors.retain(|actor, want| {
+            want.asked.is_some() || links.values().any(|link| link.known(*actor) > seen(*actor))
+        });
+        let mut requests: BTreeMap<LinkId, Vec<(ActorIx, Range)>> = BTreeMap::new();
+        let mut merge_from = None;
+        for (&actor, want) in &mut self.wants.actors {
+            if want.asked.is_some() || want.not_before > now.mono {
+                continue;
+            }
+            let has = |id: &LinkId| self.links[id].known(actor) > seen(actor);
+            let name = replica.state().actors().get(actor);
+            let rank = |id: &LinkId| {
+                let link = &self.links[id];
+                (want.slow.contains(id), link.flight.is_some(), link.actor != *name, link.answer_time)
+            };
+            let holders = self.links.keys().copied().filter(has);
+            let best = holders.filter(|id| !want.short.contains(id)).min_by_key(rank);
+            let Some(id) = best else {
+                merge_from = want.short.iter().copied().find(|id| has(id)).or(merge_from);
+                want.not_before = now.mono + GRACE;
+                continue;
+            };
+            let ranges = requests.entry(id).or_default();
+            if self.links[&id].flight.is_some() || ranges.len() >= bounds::PULL_RANGES {
+                want.waits_for = Some(id);
+                want.not_before = now.mono + PATIENCE.1;
+                continue;
+            }
+            let first = seen(actor) + 1;
+            let before = self.wants.ahead.range((actor, first)..=(actor, u64::MAX)).next();
+            let last = before.map_or(u64::MAX, |((_, ahead), _)| ahead - 1).min(self.links[&id].known(actor));
+            want.not_before = now.mono + GRACE;
+            if first <= last {
+                want.asked = Some(id);
+                ranges.push((actor, Range { actor: name.clone(), first, last }));
+            }
+        }
+        for (link, ranges) in requests.into_iter().filter(|(_, ranges)| !ranges.is_empty()) {
+            self.pull(now, link, ranges);
+        }
+        if let Some(link) = merge_from {
+            self.begin_merge(now, link);
+        }
+    }
+
+    fn pull(&mut self, now: Now, to: LinkId, ranges: Vec<(ActorIx, Range)>) {
+        let id = self.fresh_id();
+        let link = self.links.get_mut(&to).expect("the caller found it");
+        let patience = (link.answer_time * 5 / 2).clamp(PATIENCE.0, PATIENCE.1);
+        let actors = ranges.iter().map(|(actor, range)| (*actor, range.first - 1)).collect();
+        link.flight = Some(Flight { id, actors, asked_at: now.mono, deadline: now.mono + patience });
+        self.counts.pulls_sent += 1;
+        let ranges = ranges.into_iter().map(|(_, range)| range).collect();
+        self.send(to, Message::Pull(Pull::Ops { id, ranges }));
+    }
+
+    /// A peer that does not answer in time is passed over while others have the same.
+    fn expire_flights(&mut self, now: Now) {
+        for (id, link) in &mut self.links {
+            let Some(flight) = link.flight.take_if(|flight| flight.deadline <= now.mono) else { continue };
+            self.counts.pulls_timed_out += 1;
+            link.answer_time = (link.answer_time * 2).min(PATIENCE.1);
+            for actor in flight.actors.into_keys() {
+                let want = self.wants.actors.entry(actor).or_default();
+                want.asked = None;
+                want.slow.insert(*id);
+            }
+            for want in self.wants.actors.values_mut().filter(|want| want.asked.is_none()) {
+                want.waits_for = None;
+                want.not_before = now.mono;
+            }
+        }
+    }
+
+    pub(crate) fn on_pull(&mut self, now: Now, replica: &mut Replica, from: LinkId, pull: Pull) {
+        match pull {
+            Pull::Ops { id, ranges } => self.answer_ops(replica, from, id, &ranges),
+            Pull::Batch { id, runs, missing, more } => {
+                self.on_batch(now, replica, from, id, &runs, &missing, more);
+            }
+            Pull::Keys { id, keys, cursor, names_only } => {
+                let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+                let answer = read_cells(replica, &keys, cursor, names_only);
+                let Answer::Cells { actors, keys, cursor } = answer else { unreachable!("cells are read") };
+                self.send(from, Message::Pull(Pull::Cells { id, actors, keys, cursor }));
+            }
+            Pull::Cells { id, actors, keys, cursor } => {
+                self.answered(from, id, Answer::Cells { actors, keys, cursor });
+            }
+        }
+    }
+
+    /// Answers with as many of the ops as fit a batch, in the order asked.
+    fn answer_ops(&mut self, replica: &Replica, from: LinkId, id: u64, ranges: &[Range]) {
+        self.counts.pulls_answered += 1;
+        let (mut runs, mut missing, mut more) = (Vec::new(), Vec::new(), false);
+        let mut left = wire::BATCH;
+        let state = replica.state();
+        for range in ranges {
+            let Some(ix) = state.actors().find(&range.actor) else { continue };
+            let last = range.last.min(state.seen(ix));
+            if range.first > last {
+                continue;
+            }
+            if left == 0 {
+                more = true;
+                break;
+            }
+            let (read, next) = replica.log().read(ix, range.first, last, left, state.actors());
+            if read.is_empty() {
+                missing.push(range.clone());
+                continue;
+            }
+            more |= next <= last;
+            left = left.saturating_sub(read.iter().map(|run| run.ops.len()).sum());
+            if ix == replica.own()
+                && let Some(link) = self.links.get_mut(&from)
+            {
+                link.sent = link.sent.max(next - 1);
+            }
+            runs.extend(read);
+        }
+        self.counts.ops_sent += runs.iter().map(|run: &Run| u64::from(run.count)).sum::<u64>();
+        self.send(from, Message::Pull(Pull::Batch { id, runs, missing, more }));
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn on_batch(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        id: u64,
+        runs: &[Run],
+        missing: &[Range],
+        more: bool,
+    ) {
+        self.receive(now, replica, from, runs);
+        let Some(link) = self.links.get_mut(&from) else { return };
+        // A late answer, whose request was given up, has been of use all the same.
+        let Some(flight) = link.flight.take_if(|flight| flight.id == id) else { return };
+        link.answer_time = (link.answer_time * 7 + (now.mono - flight.asked_at)) / 8;
+        for (actor, asked_from) in flight.actors {
+            let progress = more || replica.state().seen(actor) > asked_from;
+            if let Some(want) = self.wants.actors.get_mut(&actor) {
+                want.asked = None;
+                want.slow.remove(&from);
+                want.not_before = if progress { now.mono } else { now.mono + GRACE };
+                let name = replica.state().actors().get(actor);
+                if missing.iter().any(|range| range.actor == *name) {
+                    want.short.insert(from);
+                    want.not_before = now.mono;
+                }
+            }
+        }
+        // Others were told to wait for the answer.
+        for want in self.wants.actors.values_mut().filter(|want| want.waits_for == Some(from)) {
+            want.waits_for = None;
+            want.not_before = now.mono;
+        }
+    }
+
+    /// Hands an answer to whoever of the live zone asked.
+    pub(crate) fn answered(&mut self, from: LinkId, id: u64, answer: Answer) {
+        if self.asked.get(&id).is_some_and(|(link, _)| *link == from) {
+            let (_, token) = self.asked.remove(&id).expect("just found");
+            self.out.answers.push((token, answer));
+        }
+    }
+
+    /// Ops that came ahead of their turn and wait for it.
+    pub fn ops_waiting(&self) -> u64 {
+        self.wants.ahead.values().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// Asks a peer for cells, for the live zone.
+    pub fn ask_cells(&mut self, to: LinkId, token: Token, keys: Vec<Vec<u8>>, cursor: u64, names_only: bool) {
+        if !self.links.contains_key(&to) {
+            self.out.answers.push((token, Answer::LinkDown));
+            return;
+        }
+        if keys.len() > wire::PULL_KEYS || keys.iter().map(Vec::len).sum::<usize>() > bounds::ASKED_KEYS {
+            self.out.answers.push((token, Answer::TooMuch));
+            return;
+        }
+        let id = self.fresh_id();
+        self.asked.insert(id, (to, token));
+        let keys = keys.into_iter().map(Into::into).collect();
+        self.send(to, Message::Pull(Pull::Keys { id, keys, cursor, names_only }));
+    }
+
+    pub(super) fn forget_ahead(&mut self, replica: &Replica) {
+        for actor in replica.places() {
+            while self.wants.first_ahead(actor).is_some_and(|first| first <= replica.state().seen(actor)) {
+                self.wants.next_ahead(actor, replica.state().seen(actor));
+            }
+        }
+        for want in self.wants.actors.values_mut() {
+            want.short.clear();
+        }
+    }
+}
+
+/// Cells by name, or a page of all of them, as an answer.
+pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bool) -> Answer {
+    let state = replica.state();
+    let mut builder = BlockBuilder::new(state.actors());
+    let mut names = Vec::new();
+    let mut next = 0;
+    if keys.is_empty() {
+        for (hash, cells) in state.positions(cursor) {
+            if builder.size() + names.len() * 64 >= wire::BLOCK / 2 {
+                next = hash;
+                break;
+            }
+            match names_only {
+                true if cells.kinds().next().is_some() => {
+                    names.push(tidings_proto::KeyState { key: cells.key().to_vec(), cells: Vec::new() });
+                }
+                true => {}
+                false => builder.push_whole(cells),
+            }
+        }
+    } else {
+        for cells in keys.iter().filter_map(|key| state.get(key)) {
+            builder.push_whole(cells);
+        }
+    }
+    let block = builder.finish_as_one();
+    let keys = if names_only { names } else { block.keys };
+    Answer::Cells { actors: block.actors, keys, cursor: next }
+}

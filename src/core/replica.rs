@@ -10,6 +10,7 @@ use super::bounds;
 use super::clock::Clock;
 use super::journal::Entry;
 use super::oplog::OpLog;
+use super::snapshot::{SnapshotId, Step};
 use super::state::{ApplyError, State};
 use super::table::HashKey;
 
@@ -151,7 +152,7 @@ impl Replica {
     /// `applied` hears the number and stamp of each op that was applied.
     pub fn receive(&mut self, run: &Run, wall_millis: u64, mut applied: impl FnMut(Stamp)) -> Received {
         let mut received = Received { applied: 0, stopped: None };
-        let places = match self.places(run) {
+        let places = match self.run_places(run) {
             Ok(places) => places,
             Err(error) => {
                 self.counts.refused += u64::from(run.count);
@@ -189,7 +190,7 @@ impl Replica {
         received
     }
 
-    fn places(&mut self, run: &Run) -> Result<Vec<ActorIx>, TooManyActors> {
+    fn run_places(&mut self, run: &Run) -> Result<Vec<ActorIx>, TooManyActors> {
         std::iter::once(&run.actor).chain(&run.actors).map(|actor| self.state.intern(actor)).collect()
     }
 
@@ -280,6 +281,30 @@ impl Replica {
         records
     }
 
+    /// The places of all actors known.
+    pub fn places(&self) -> impl Iterator<Item = ActorIx> + use<> {
+        (0..self.state.actors.len() as u32).map(ActorIx)
+    }
+
+    pub(super) fn intern(&mut self, actor: &Actor) -> Result<ActorIx, TooManyActors> {
+        self.state.intern(actor)
+    }
+
+    /// Begins a snapshot of the present state, unless too many are running.
+    pub fn begin_snapshot(&mut self) -> Option<SnapshotId> {
+        self.state.snapshots.begin()
+    }
+
+    /// The next block of a snapshot.
+    pub fn step_snapshot(&mut self, id: SnapshotId) -> Step {
+        self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
+    }
+
+    /// Ends a snapshot, finished or not.
+    pub fn end_snapshot(&mut self, id: SnapshotId) {
+        self.state.snapshots.end(id);
+    }
+
     /// The parked removals, for the wire and the disk.
     pub fn parked_states(&self) -> Vec<ParkedState> {
         parked_states(&self.state.parked, &self.state.actors)
@@ -321,6 +346,23 @@ impl Recovery {
         self.state = self.state.staged(&meta.seen, &meta.parked)?;
         self.ceiling = meta.ceiling;
         self.members = meta.members.into_iter().map(|m| (m.node.to_string(), m)).collect();
+        Ok(())
+    }
+
+    /// A record from before the checkpoint: its ops are kept for whoever lacks them.
+    pub fn retained(&mut self, record: &[u8]) -> Result<(), ApplyError> {
+        for entry in super::journal::entries(record) {
+            let Entry::Run(run) = entry? else { continue };
+            run.check()?;
+            let names = std::iter::once(&run.actor).chain(&run.actors);
+            let places = names.map(|a| self.state.intern(a)).collect::<Result<Vec<_>, _>>()?;
+            for item in run.iter() {
+                let (seq, op) = item?;
+                let op = State::shorten(&op, run.base, &places)?;
+                self.log.append(place_dot(places[0], seq)?, &op);
+            }
+            self.log.trim();
+        }
         Ok(())
     }
 

@@ -149,6 +149,11 @@ impl State {
         self.cells.iter()
     }
 
+    /// Cells by position in hash order, from `from` on.
+    pub fn positions(&self, from: u64) -> impl Iterator<Item = (u64, &Cells)> {
+        self.cells.range(from)
+    }
+
     /// The cells of one key.
     pub fn get(&self, key: &[u8]) -> Option<&Cells> {
         self.cells.get(self.cells.hash(key), key)
@@ -216,7 +221,8 @@ impl State {
             let actor = self.actors.get(dot.actor()).clone();
             return Err(ApplyError::Gap { actor, expected, got: dot.seq() });
         }
-        if !self.parked.has_room(self.unseen(op)) {
+        let (unseen, bytes) = self.unseen(op);
+        if unseen > 0 && !self.parked.has_room(unseen, bytes) {
             return Err(ApplyError::ParkedFull);
         }
         let hash = self.cells.hash(op.key);
@@ -237,19 +243,22 @@ impl State {
         Ok(())
     }
 
-    /// How many removals of dots not yet seen the op makes.
-    fn unseen(&self, op: &Op<'_, ShortDot>) -> usize {
-        let unseen = |dots: &[ShortDot]| dots.iter().filter(|dot| !self.has_seen(**dot)).count();
-        op.edits
-            .iter()
-            .map(|edit| match edit {
-                Edit::Write { supersedes: dots, .. }
-                | Edit::Erase { dots }
-                | Edit::Add { supersedes: dots, .. }
-                | Edit::Remove { dots, .. } => unseen(dots),
-                Edit::Count { .. } | Edit::Reset { .. } | Edit::Close { .. } => 0,
-            })
-            .sum()
+    /// How many removals of dots not yet seen the op makes, and the bytes of the cells that they name.
+    fn unseen(&self, op: &Op<'_, ShortDot>) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for edit in &op.edits {
+            let (dots, name) = match edit {
+                Edit::Write { supersedes: dots, .. } | Edit::Erase { dots } => (dots, 0),
+                Edit::Add { supersedes: dots, element } | Edit::Remove { dots, element } => {
+                    (dots, element.len())
+                }
+                Edit::Count { .. } | Edit::Reset { .. } | Edit::Close { .. } => continue,
+            };
+            let unseen = dots.iter().filter(|dot| !self.has_seen(**dot)).count();
+            count += unseen;
+            bytes += unseen * (op.key.len() + name);
+        }
+        (count, bytes)
     }
 }
 

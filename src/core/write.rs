@@ -146,7 +146,7 @@ impl Replica {
     /// Edits that take away all that is seen of a counter.
     fn counter_edits<'a>(&self, cells: &Cells, counter: Counter) -> Edits<'a> {
         let mut edits = Edits::new();
-        let mut baselines = SmallVec::new();
+        let mut baselines: Vec<Baseline<ShortDot>> = Vec::new();
         for part in cells.counter(counter).into_iter().flat_map(|parts| parts.iter()) {
             let Some(e) = part.contribution else { continue };
             if part.actor == self.own {
@@ -156,8 +156,8 @@ impl Replica {
                 baselines.push(Baseline { birth, p: e.p, n: e.n });
             }
         }
-        if !baselines.is_empty() {
-            edits.push(Edit::Reset { counter, baselines });
+        for some in baselines.chunks(bounds::EDIT_BASELINES) {
+            edits.push(Edit::Reset { counter, baselines: SmallVec::from(some) });
         }
         edits
     }
@@ -187,7 +187,10 @@ impl Replica {
         let (mut batch, mut size) = (Edits::new(), 0);
         for edit in edits {
             let bytes = match &edit {
-                Edit::Add { element, .. } | Edit::Remove { element, .. } => element.len(),
+                Edit::Add { element, supersedes: dots } | Edit::Remove { element, dots } => {
+                    element.len() + 16 * dots.len()
+                }
+                Edit::Reset { baselines, .. } => 64 * baselines.len(),
                 _ => 0,
             };
             if !batch.is_empty() && (size + bytes > bounds::OP_ELEMENTS || batch.len() >= bounds::OP_EDITS) {

@@ -1,0 +1,316 @@
+//! Settings: a TOML file, overridden by `TIDINGS_*` variables, overridden by flags.
+//!
+//! One table, below, says of every knob its name, type, default and meaning; the
+//! struct, the flags, the variables, the file's keys and `config check` follow from
+//! it. Durations are written `2ms`, `1s`, `30m`, `12h`, `7d` (a plain number is in
+//! milliseconds), sizes `64KiB`, `16MiB`, `1GiB` (a plain number is in bytes).
+//! Relative paths start at the working directory, wherever they were written.
+
+mod load;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidings_proto::{Name, bounds};
+
+pub use crate::store::Fsync;
+pub use load::{Problem, Problems, Sources, env_name};
+use value::Value;
+pub use value::{HostPort, LogFilter, LogFormat, Size, Zone};
+
+/// One knob, as the table describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Knob {
+    /// Its key in the file.
+    pub name: &'static str,
+    /// Meaning, unit and consequence.
+    pub help: &'static str,
+    /// The default as one would write it; empty if it depends on others.
+    pub default: &'static str,
+    /// What a value looks like.
+    pub expects: &'static str,
+    /// One word for a value, in usage texts.
+    pub placeholder: &'static str,
+    /// Whether it takes several values.
+    pub list: bool,
+}
+
+macro_rules! knobs {
+    ($( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:literal, )+) => {
+        /// Everything that can be set.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $name: $type, )+
+            /// Where the values came from.
+            pub origins: Origins,
+        }
+
+        /// Every knob, in the order in which they are listed.
+        pub const KNOBS: &[Knob] = &[$( Knob {
+            name: stringify!($name),
+            help: concat!($($doc, "\n"),+),
+            default: $default,
+            expects: <$type as Value>::EXPECTS,
+            placeholder: <$type as Value>::PLACEHOLDER,
+            list: <$type as Value>::LIST,
+        } ),+];
+
+        impl Config {
+            fn build(settings: &mut load::Settings) -> Self {
+                Self { $( $name: settings.value(stringify!($name), $default), )+ origins: Origins::default() }
+            }
+
+            fn shown(&self) -> Vec<(&'static str, String)> {
+                vec![$( (stringify!($name), self.$name.show()) ),+]
+            }
+        }
+    };
+}
+
+knobs! {
+    /// Directory of the log, the checkpoints, the list of members and, unless said otherwise, the certificates and
+    /// the admin socket. One process owns it.
+    data_dir: PathBuf = "tidings-data",
+    /// Name of the cluster; nodes of another realm are refused. Without it the realm of the node's certificate; with
+    /// it a certificate of another realm is refused at the start.
+    realm: Option<Name> = "",
+    /// Label of the rack or region; empty for none. Ops cross between zones once, not once a member.
+    zone: Zone = "",
+    /// Where other nodes connect (QUIC, UDP).
+    listen: SocketAddr = "0.0.0.0:7380",
+    /// Addresses that other members are told to use, at most 8. Without any they use the address they see.
+    advertise: Vec<HostPort> = "",
+    /// Seeds, as host:port: whom to ask for the members while none is known. Names are resolved again each time.
+    join: Vec<HostPort> = "",
+    /// Where Redis clients connect (TCP); `off` for nowhere. There is no password by default: keep it local.
+    resp: Option<SocketAddr> = "127.0.0.1:7379",
+    /// Where /metrics, /healthz, /readyz and the status page are served (TCP); `off` for nowhere.
+    http: Option<SocketAddr> = "127.0.0.1:7381",
+    /// Path of the admin socket; admin.sock in the data directory by default. Who can open it, mode 0600, may do all.
+    admin: Option<PathBuf> = "",
+    /// File with the certificate of the cluster's authority (PEM); ca.pem in the data directory by default.
+    ca: Option<PathBuf> = "",
+    /// File with the node's certificate (PEM), which also names the node; node.pem in the data directory by default.
+    cert: Option<PathBuf> = "",
+    /// File with the certificate's private key (PEM); node-key.pem in the data directory by default.
+    key: Option<PathBuf> = "",
+    /// When the log is forced to the disk: `always` before a write is acknowledged, so that it survives power loss;
+    /// `everysec`, so that power loss can cost a second of writes not yet gossiped; `no` leaves it to the system.
+    fsync: Fsync = "everysec",
+    /// How often what a peer is not known to have is offered to it again. Longer is quieter, and slower after loss.
+    push_interval: Duration = "1s",
+    /// How long a fresh write may wait for company while the link is busy. 0 sends each at once: lower delay, more
+    /// packets.
+    push_window: Duration = "2ms",
+    /// How often, give or take a jitter, the node compares itself with `fanout` members. It bounds how long a gap that
+    /// everything else missed can last.
+    anti_entropy_interval: Duration = "30s",
+    /// How many members an anti-entropy round visits, and how many links get ops inline in a large cluster.
+    fanout: u32 = "3",
+    /// How far ahead of the own clock a remote timestamp may pull this node's timestamps. No write is refused for it.
+    max_clock_drift: Duration = "500ms",
+    /// Size of recent ops kept in memory for peers that lack them. Beyond it they are read from the disk.
+    log_memory: Size = "64MiB",
+    /// Size of the log on disk. A member that was away while more was written catches up by comparing whole states.
+    log_disk: Size = "1GiB",
+    /// Age after which the log on disk is cut; see `log_disk`.
+    log_age: Duration = "7d",
+    /// Size of one file of the log; it is allocated ahead.
+    segment_size: Size = "64MiB",
+    /// How much is logged between checkpoints. Less starts faster after a crash and writes more.
+    checkpoint_size: Size = "256MiB",
+    /// Most Redis clients at once; further ones get an error and are closed.
+    max_clients: u32 = "10000",
+    /// Size of all data in memory above which writes are refused with Redis's OOM error; reads and deletes go on.
+    /// 0 for no limit.
+    max_memory: Size = "0",
+    /// Longest key that a client may write.
+    max_key_size: Size = "64KiB",
+    /// Longest element of a set that a client may write.
+    max_element_size: Size = "1MiB",
+    /// Longest value that a client may write.
+    max_value_size: Size = "16MiB",
+    /// What the node tells of itself on standard error: `error`, `warn`, `info`, `debug`, `trace`, also by module as in
+    /// `info,tidings::net=debug`.
+    log_filter: LogFilter = "info",
+    /// `text` for people, `json` for programs.
+    log_format: LogFormat = "text",
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of a file.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Env(String),
+    /// A flag on the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Env(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Where the values of a [`Config`] came from; whatever is not in it is a default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origins(BTreeMap<&'static str, Origin>);
+
+impl Origins {
+    /// Where the value of a knob came from.
+    pub fn of(&self, knob: &str) -> &Origin {
+        self.0.get(knob).unwrap_or(&Origin::Default)
+    }
+}
+
+/// One value as it is used, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRow {
+    /// The knob.
+    pub key: String,
+    /// Its value as one would write it.
+    pub value: String,
+    /// `default`, `FILE:LINE`, the name of a variable, or a flag.
+    pub origin: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::load(&Sources::default()).expect("the defaults are valid").0
+    }
+}
+
+impl Config {
+    /// The admin socket's path.
+    pub fn admin_path(&self) -> PathBuf {
+        self.in_data_dir(self.admin.as_deref(), "admin.sock")
+    }
+
+    /// The path of the authority's certificate.
+    pub fn ca_path(&self) -> PathBuf {
+        self.in_data_dir(self.ca.as_deref(), "ca.pem")
+    }
+
+    /// The path of the node's certificate.
+    pub fn cert_path(&self) -> PathBuf {
+        self.in_data_dir(self.cert.as_deref(), "node.pem")
+    }
+
+    /// The path of the certificate's key.
+    pub fn key_path(&self) -> PathBuf {
+        self.in_data_dir(self.key.as_deref(), "node-key.pem")
+    }
+
+    fn in_data_dir(&self, given: Option<&Path>, name: &str) -> PathBuf {
+        given.map_or_else(|| self.data_dir.join(name), Path::to_owned)
+    }
+
+    /// Every value with its origin, in the table's order.
+    pub fn rows(&self) -> Vec<ConfigRow> {
+        let row = |(key, shown): (&'static str, String)| {
+            let value = match key {
+                "admin" => self.admin_path().show(),
+                "ca" => self.ca_path().show(),
+                "cert" => self.cert_path().show(),
+                "key" => self.key_path().show(),
+                _ => shown,
+            };
+            ConfigRow { key: key.to_owned(), value, origin: self.origins.of(key).to_string() }
+        };
+        self.shown().into_iter().map(row).collect()
+    }
+
+    /// Values that are right by themselves and wrong in this place: the knob, and what is allowed.
+    fn out_of_range(&self) -> Vec<(&'static str, String)> {
+        let second = Duration::from_secs(1);
+        let hour = Duration::from_secs(3_600);
+        let minimum = Duration::from_millis(10);
+        let up_to = |size: usize| format!("1B to {}", Size(size as u64));
+        let checks = [
+            ("data_dir", !self.data_dir.as_os_str().is_empty(), "a path".to_owned()),
+            (
+                "advertise",
+                self.advertise.len() <= bounds::ADDRESSES,
+                format!("at most {}", bounds::ADDRESSES),
+            ),
+            ("fanout", (1..=64).contains(&self.fanout), "1 to 64".to_owned()),
+            ("push_interval", (minimum..=hour).contains(&self.push_interval), "10ms to 1h".to_owned()),
+            ("push_window", self.push_window <= second, "0ms to 1s".to_owned()),
+            (
+                "anti_entropy_interval",
+                (minimum..=hour).contains(&self.anti_entropy_interval),
+                "10ms to 1h".into(),
+            ),
+            ("max_clock_drift", self.max_clock_drift <= hour, "0ms to 1h".to_owned()),
+            ("log_age", self.log_age >= second, "1s or more".to_owned()),
+            ("log_disk", self.log_disk >= self.segment_size, "segment_size or more".to_owned()),
+            (
+                "segment_size",
+                (Size(1 << 20)..=Size(1 << 30)).contains(&self.segment_size),
+                "1MiB to 1GiB".into(),
+            ),
+            ("checkpoint_size", self.checkpoint_size >= Size(1 << 20), "1MiB or more".to_owned()),
+            ("max_clients", (1..=1_000_000).contains(&self.max_clients), "1 to 1000000".to_owned()),
+            ("max_key_size", within(self.max_key_size, bounds::KEY), up_to(bounds::KEY)),
+            ("max_element_size", within(self.max_element_size, bounds::ELEMENT), up_to(bounds::ELEMENT)),
+            ("max_value_size", within(self.max_value_size, bounds::VALUE), up_to(bounds::VALUE)),
+        ];
+        checks.into_iter().filter(|check| !check.1).map(|(knob, _, allowed)| (knob, allowed)).collect()
+    }
+}
+
+fn within(size: Size, bound: usize) -> bool {
+    (1..=bound as u64).contains(&size.0)
+}
+
+/// The knob of that name, if there is one.
+pub fn knob(name: &str) -> Option<&'static Knob> {
+    KNOBS.iter().find(|knob| knob.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_as_documented() {
+        let config = Config::default();
+        assert_eq!(config.listen.to_string(), "0.0.0.0:7380");
+        assert_eq!(config.push_window, Duration::from_millis(2));
+        assert_eq!(config.log_disk, Size(1 << 30));
+        assert_eq!(config.admin_path(), Path::new("tidings-data/admin.sock"));
+        assert!(config.rows().iter().all(|row| row.origin == "default"));
+        assert_eq!(config.rows().len(), KNOBS.len());
+    }
+
+    #[test]
+    fn every_shown_value_can_be_read_back() {
+        let config = Config::default();
+        let flags = config.shown().into_iter().filter(|(_, value)| !value.is_empty());
+        let flags = flags.map(|(key, value)| (key, vec![value])).collect();
+        let (again, _) = Config::load(&Sources { flags, ..Sources::default() }).unwrap();
+        assert_eq!(again.shown(), config.shown());
+    }
+
+    #[test]
+    fn every_knob_says_what_it_does() {
+        for knob in KNOBS {
+            assert!(knob.help.trim().ends_with('.'), "{} has no whole sentence", knob.name);
+            assert!(!knob.expects.is_empty() && !knob.placeholder.is_empty(), "{}", knob.name);
+        }
+    }
+}
