@@ -22,7 +22,6 @@ mod number;
 mod output;
 mod reply;
 mod server;
-mod standin;
 mod stats;
 mod table;
 mod talk;
@@ -31,6 +30,15 @@ mod tests;
 
 pub use server::{ServeError, serve};
 pub use stats::{Counter, RespStats};
+
+/// How this door is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Its bounds.
+    pub limits: Limits,
+    /// Names and values that CONFIG GET shows, besides those that this door knows itself.
+    pub settings: Vec<(String, String)>,
+}
 
 /// The bounds of this door. Sizes are in bytes.
 #[derive(Debug, Clone)]

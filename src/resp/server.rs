@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::below::Node;
 use super::call::Session;
 use super::conn::{Client, farewell};
-use super::{Limits, RespStats};
+use super::{Limits, Options, RespStats};
 
 /// Bytes that one turn of a connection reads at most. One buffer serves all, so that an
 /// idle connection holds none.
@@ -42,7 +42,7 @@ pub struct ServeError(#[from] io::Error);
 pub fn serve(
     listener: TcpListener,
     node: Node,
-    limits: Limits,
+    options: Options,
     stats: Arc<RespStats>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<JoinHandle<()>, ServeError> {
@@ -65,7 +65,7 @@ pub fn serve(
                 Err(error) => return drop(opened.send(Err(error))),
             };
             drop(opened.send(Ok(())));
-            let worker = Rc::new(Worker::new(node, limits, stats, local));
+            let worker = Rc::new(Worker::new(node, options, stats, local));
             tokio::task::spawn_local(commit(worker.clone()));
             accept(listener, &worker, shutdown).await;
             worker.stop().await;
@@ -80,6 +80,7 @@ pub fn serve(
 pub(crate) struct Worker {
     pub(crate) node: Node,
     pub(crate) limits: Limits,
+    pub(crate) settings: Vec<(String, String)>,
     pub(crate) stats: Arc<RespStats>,
     pub(crate) local: SocketAddr,
     pub(crate) started_us: u64,
@@ -96,11 +97,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(node: Node, limits: Limits, stats: Arc<RespStats>, local: SocketAddr) -> Self {
+    pub(crate) fn new(node: Node, options: Options, stats: Arc<RespStats>, local: SocketAddr) -> Self {
         Self {
-            started_us: node.now().mono_us,
+            started_us: node.now().mono,
             node,
-            limits,
+            limits: options.limits,
+            settings: options.settings,
             stats,
             local,
             scratch: RefCell::new(vec![0; READ].into_boxed_slice()),

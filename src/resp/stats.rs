@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::table::Table;
+use crate::node::RespFacts;
 
 /// A figure that one thread changes and any may read.
 #[derive(Debug, Default)]
@@ -75,6 +76,24 @@ impl RespStats {
             held: Counter::default(),
             batches: Counter::default(),
             calls,
+        }
+    }
+
+    /// The figures that operators and the metrics door read.
+    pub fn facts(&self) -> RespFacts {
+        let refused = [
+            ("limit", self.refused.get()),
+            ("output", self.overrun.get()),
+            ("malformed", self.malformed.get()),
+            ("disk", self.failed.get()),
+        ];
+        RespFacts {
+            clients: self.clients.get(),
+            accepted: self.accepted.get(),
+            refused: refused.into(),
+            commands: self.commands.get(),
+            errors: self.errors.get(),
+            malformed: self.malformed.get(),
         }
     }
 

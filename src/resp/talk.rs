@@ -103,7 +103,7 @@ impl Talk {
     /// The commit of writes of this connection failed.
     pub(crate) fn fail(&mut self, why: &str) {
         let mut error = Vec::new();
-        let text = format!("IOERR the log could not be written, so that the outcome is unknown: {why}");
+        let text = format!("IOERR {why}");
         Reply::new(&mut error, self.session.proto, usize::MAX).error(text.as_bytes());
         self.out.fail(&error);
         self.closing = true;
@@ -181,7 +181,7 @@ impl Talk {
             }
         }
         if let Some((engine, now)) = held {
-            self.session.used_us = now.mono_us;
+            self.session.used_us = now.mono;
             self.wrote(&engine);
         }
         self.closing |= self.session.flow == Flow::Close;

@@ -98,7 +98,7 @@ fn setinfo(call: &mut Call<'_>) -> Answer {
 
 fn info(call: &mut Call<'_>) -> Answer {
     let mut text = String::new();
-    describe(&mut text, call.session, Buffers::default(), call.now.mono_us);
+    describe(&mut text, call.session, Buffers::default(), call.now.mono);
     call.reply.verbatim(&text);
     Ok(())
 }
@@ -142,7 +142,7 @@ fn list(call: &mut Call<'_>) -> Answer {
         Which::Ids(ids) => ids.contains(&(id as i64)),
     };
     let mut text = String::new();
-    let (now, own) = (call.now.mono_us, &*call.session);
+    let (now, own) = (call.now.mono, &*call.session);
     let mut own_shown = !shown(own.id);
     call.worker.each_client(|id, client| {
         if id > own.id && !own_shown {

@@ -3,7 +3,6 @@
 use std::fmt::{self, Write};
 
 use super::REDIS_VERSION;
-use crate::core::view::Kind;
 use crate::resp::below;
 use crate::resp::call::{Answer, Call};
 
@@ -39,14 +38,14 @@ pub(super) fn info(call: &mut Call<'_>) -> Answer {
 }
 
 fn server(text: &mut String, call: &Call<'_>) -> fmt::Result {
-    let uptime = call.now.mono_us.saturating_sub(call.worker.started_us) / 1_000_000;
+    let uptime = call.now.mono.saturating_sub(call.worker.started_us) / 1_000_000;
     write!(text, "redis_version:{REDIS_VERSION}\r\n")?;
     write!(text, "tidings_version:{}\r\n", env!("CARGO_PKG_VERSION"))?;
     write!(text, "redis_mode:standalone\r\nos:{}\r\n", std::env::consts::OS)?;
     write!(text, "arch_bits:{}\r\n", usize::BITS)?;
     write!(text, "process_id:{}\r\n", std::process::id())?;
     write!(text, "tcp_port:{}\r\n", call.worker.local.port())?;
-    write!(text, "server_time_usec:{}\r\n", call.now.wall_ms * 1000)?;
+    write!(text, "server_time_usec:{}\r\n", call.now.wall * 1000)?;
     write!(text, "uptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\n", uptime / 86_400)
 }
 
@@ -88,7 +87,7 @@ fn stats(text: &mut String, call: &Call<'_>) -> fmt::Result {
 
 /// Every node takes writes, which Redis's words call a master.
 fn replication(text: &mut String, call: &Call<'_>) -> fmt::Result {
-    let peers = below::peers(&call.worker.node);
+    let peers = below::peers(call.engine, call.now);
     write!(text, "role:master\r\nconnected_slaves:0\r\ntidings_peers:{}\r\n", peers.len())
 }
 
@@ -101,16 +100,9 @@ fn commandstats(text: &mut String, call: &Call<'_>) -> fmt::Result {
 }
 
 fn tidings(text: &mut String, call: &Call<'_>) -> fmt::Result {
-    let replica = call.engine.replica();
-    let tallies = replica.state().tallies();
-    write!(text, "actor:{}\r\nlast_write:{}\r\n", replica.actor(), replica.own_seq())?;
-    for (kind, keys) in Kind::ALL.iter().zip(tallies.by_kind) {
-        write!(text, "keys_{}:{keys}\r\n", kind.name())?;
-    }
-    write!(text, "set_members:{}\r\n", tallies.members)?;
-    write!(text, "version_conflicts:{}\r\n", tallies.version_conflicts)?;
-    write!(text, "kind_conflicts:{}\r\n", tallies.kind_conflicts)?;
-    below::figures(&call.worker.node).iter().try_for_each(|(name, value)| write!(text, "{name}:{value}\r\n"))
+    write!(text, "actor:{}\r\n", call.engine.replica().actor())?;
+    write!(text, "fsync:{}\r\n", below::fsync(&call.worker.node))?;
+    call.engine.figures().iter().try_for_each(|(name, value)| write!(text, "{name}:{value}\r\n"))
 }
 
 fn keyspace(text: &mut String, call: &Call<'_>) -> fmt::Result {

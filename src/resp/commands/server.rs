@@ -41,6 +41,7 @@ fn settings(call: &Call<'_>) -> Figures {
     let limits = &call.worker.limits;
     let local = call.worker.local;
     let own = [
+        ("appendfsync", below::fsync(&call.worker.node).to_string()),
         ("appendonly", "yes".to_string()),
         ("bind", local.ip().to_string()),
         ("client-query-buffer-limit", limits.query.to_string()),
@@ -51,7 +52,7 @@ fn settings(call: &Call<'_>) -> Figures {
         ("save", String::new()),
         ("timeout", "0".to_string()),
     ];
-    let mut settings = below::settings(&call.worker.node);
+    let mut settings = call.worker.settings.clone();
     let own = own.into_iter().map(|(name, value)| (name.to_string(), value));
     let own: Figures = own.filter(|(name, _)| settings.iter().all(|(n, _)| n != name)).collect();
     settings.extend(own);

@@ -2,7 +2,7 @@
 
 use crate::core::register::Version;
 use crate::core::state::State;
-use crate::resp::below::{self, Figures};
+use crate::resp::below;
 use crate::resp::call::{Answer, Call};
 use crate::resp::reply::Reply;
 use crate::resp::table::{Command, Family::Tidings, Flag::*};
@@ -60,37 +60,27 @@ fn describe(reply: &mut Reply<'_>, state: &State, version: &Version) {
 }
 
 fn peers(call: &mut Call<'_>) -> Answer {
-    let peers = below::peers(&call.worker.node);
+    let peers = below::peers(call.engine, call.now);
     call.reply.array(peers.len());
-    for (name, mut about) in peers {
-        about.insert(0, ("name".to_string(), name));
-        figures(&mut call.reply, &about);
+    for peer in &peers {
+        call.reply.map(peer.len());
+        for (name, value) in peer {
+            call.reply.text(name);
+            call.reply.text(value);
+        }
     }
     Ok(())
 }
 
 fn stats(call: &mut Call<'_>) -> Answer {
-    let stats = &call.worker.stats;
-    let replica = call.engine.replica();
-    let tallies = replica.state().tallies();
-    let mut shown: Figures = vec![
-        ("actor".into(), replica.actor().to_string()),
-        ("last_write".into(), replica.own_seq().to_string()),
-        ("keys".into(), tallies.keys.to_string()),
-        ("version_conflicts".into(), tallies.version_conflicts.to_string()),
-        ("kind_conflicts".into(), tallies.kind_conflicts.to_string()),
-        ("clients".into(), stats.clients.get().to_string()),
-        ("commands".into(), stats.commands.get().to_string()),
-    ];
-    shown.extend(below::figures(&call.worker.node));
-    figures(&mut call.reply, &shown);
-    Ok(())
-}
-
-fn figures(reply: &mut Reply<'_>, figures: &Figures) {
-    reply.map(figures.len());
+    let door = &call.worker.stats;
+    let mut figures = call.engine.figures();
+    figures.push(("clients", door.clients.get()));
+    figures.push(("commands", door.commands.get()));
+    call.reply.map(figures.len());
     for (name, value) in figures {
-        reply.text(name);
-        reply.text(value);
+        call.reply.text(name);
+        call.reply.integer(i64::try_from(value).unwrap_or(i64::MAX));
     }
+    Ok(())
 }
