@@ -41,7 +41,9 @@ pub(super) async fn get(key: Key, raw: bool) -> anyhow::Result<()> {
     }
     match &row.value {
         Some(Value::Bytes(bytes)) if raw => out.bytes(&bytes.0)?,
-        Some(Value::Elements(elements)) => elements.iter().try_for_each(|element| out.line(&element.to_string()))?,
+        Some(Value::Elements(elements)) => {
+            elements.iter().try_for_each(|element| out.line(&element.to_string()))?
+        }
         Some(value) => out.line(&print::value(value))?,
         None => {}
     }

@@ -180,7 +180,8 @@ impl Bytes {
         if !self.escaped {
             return Ok(bytes.to_vec());
         }
-        unescape(bytes).ok_or_else(|| Usage(format!("{}: malformed escape", argument.to_string_lossy())).into())
+        unescape(bytes)
+            .ok_or_else(|| Usage(format!("{}: malformed escape", argument.to_string_lossy())).into())
     }
 }
 

@@ -46,7 +46,11 @@ impl Out {
         self.to.write_all(b"\n")
     }
 
-    pub(super) fn table<const N: usize>(&mut self, head: [&str; N], rows: Vec<[String; N]>) -> io::Result<()> {
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        head: [&str; N],
+        rows: Vec<[String; N]>,
+    ) -> io::Result<()> {
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());
             cells.chain([head[column].len()]).max().unwrap_or(0)
@@ -146,7 +150,10 @@ mod tests {
     fn times_are_readable() {
         assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
         assert_eq!(moment(u64::MAX), u64::MAX.to_string());
-        assert_eq!([span(42), span(61_000), span(7_260_000), span(90_000_000)], ["0.042s", "1m 1s", "2h 1m", "1d 1h"]);
+        assert_eq!(
+            [span(42), span(61_000), span(7_260_000), span(90_000_000)],
+            ["0.042s", "1m 1s", "2h 1m", "1d 1h"]
+        );
     }
 
     #[test]

@@ -26,7 +26,8 @@ impl Settings {
         let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
         let sources = Sources { file: self.config, env, flags: self.flags.0 };
         let loaded = Config::load(&sources).map_err(|problems| {
-            let by_flag = |problem: &Problem| matches!(problem, Problem::Value { origin: Origin::Flag(_), .. });
+            let by_flag =
+                |problem: &Problem| matches!(problem, Problem::Value { origin: Origin::Flag(_), .. });
             let usage = problems.0.iter().all(by_flag);
             if usage { anyhow::Error::new(Usage(problems.to_string())) } else { problems.into() }
         });
@@ -49,8 +50,13 @@ struct FlagText {
 static FLAGS: LazyLock<Vec<FlagText>> = LazyLock::new(|| {
     let text = |knob: &'static Knob| {
         let help = knob.help.split_whitespace().collect::<Vec<_>>().join(" ");
-        let default = if knob.default.is_empty() { String::new() } else { format!(" [default: {}]", knob.default) };
-        FlagText { knob, long: knob.name.replace('_', "-"), help: format!("{help}{default} [env: {}]", env_name(knob)) }
+        let default =
+            if knob.default.is_empty() { String::new() } else { format!(" [default: {}]", knob.default) };
+        FlagText {
+            knob,
+            long: knob.name.replace('_', "-"),
+            help: format!("{help}{default} [env: {}]", env_name(knob)),
+        }
     };
     KNOBS.iter().map(text).collect()
 });

@@ -6,5 +6,5 @@ mod facts;
 pub(crate) mod fake;
 mod text;
 
-pub use facts::{ByLabel, EngineFacts, NetFacts, ProcessFacts, RespFacts, StoreFacts};
+pub use facts::{ByLabel, NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
 pub use text::unescape;

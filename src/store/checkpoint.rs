@@ -67,10 +67,7 @@ pub(super) fn parse_file_name(name: &str) -> Option<Lsn> {
 }
 
 impl CheckpointWriter {
-    pub(super) fn begin(
-        shared: Arc<Shared>,
-        lsn: Lsn,
-    ) -> Result<CheckpointWriter, CheckpointError> {
+    pub(super) fn begin(shared: Arc<Shared>, lsn: Lsn) -> Result<CheckpointWriter, CheckpointError> {
         if shared.checkpointing.swap(true, Ordering::AcqRel) {
             return Err(CheckpointError::Busy);
         }
@@ -108,10 +105,7 @@ impl CheckpointWriter {
     fn create(shared: &Shared, lsn: Lsn) -> Result<(Arc<dyn DiskFile>, u64), DiskError> {
         let covered = {
             let state = shared.state.lock();
-            assert!(
-                lsn <= state.written,
-                "a checkpoint of records not yet written"
-            );
+            assert!(lsn <= state.written, "a checkpoint of records not yet written");
             assert!(
                 state.checkpoints.last().is_none_or(|newest| *newest <= lsn),
                 "a checkpoint older than the last"
@@ -170,13 +164,8 @@ impl CheckpointWriter {
         disk.rename(&temp_name(self.lsn), &file_name(self.lsn))?;
         self.renamed = true;
         self.shared.sync_dir()?;
-        self.shared
-            .checkpoint_finished(self.lsn, self.covered_bytes);
-        Ok(Finished {
-            lsn: self.lsn,
-            blocks: self.blocks,
-            bytes: self.at,
-        })
+        self.shared.checkpoint_finished(self.lsn, self.covered_bytes);
+        Ok(Finished { lsn: self.lsn, blocks: self.blocks, bytes: self.at })
     }
 
     /// Gives it up; the same as dropping it.
@@ -264,14 +253,7 @@ impl From<DiskError> for CheckpointFault {
 impl CheckpointReader {
     /// `lsn` is what the file's name promises.
     pub(super) fn open(file: Arc<dyn DiskFile>, lsn: Lsn) -> Result<Self, CheckpointFault> {
-        let mut reader = CheckpointReader {
-            len: file.size()?,
-            file,
-            lsn,
-            at: 0,
-            blocks: 0,
-            block_bytes: 0,
-        };
+        let mut reader = CheckpointReader { len: file.size()?, file, lsn, at: 0, blocks: 0, block_bytes: 0 };
         let mut header = vec![0; HEADER_BYTES.min(reader.len as usize)];
         reader.file.read_at(0, &mut header)?;
         match check_magic(&header, MAGIC) {
@@ -335,13 +317,7 @@ impl CheckpointReader {
     }
 
     /// Fills `buf` with `len` bytes from `skip` bytes further on, having checked the length first.
-    fn read(
-        &self,
-        skip: usize,
-        len: usize,
-        limit: usize,
-        buf: &mut Vec<u8>,
-    ) -> Result<(), CheckpointFault> {
+    fn read(&self, skip: usize, len: usize, limit: usize, buf: &mut Vec<u8>) -> Result<(), CheckpointFault> {
         let from = self.at + skip as u64;
         if len > limit || from + len as u64 > self.len {
             return self.damaged("a length that leads past the end of the file");
@@ -355,10 +331,7 @@ impl CheckpointReader {
     }
 
     fn damaged<T>(&self, found: &'static str) -> Result<T, CheckpointFault> {
-        Err(CheckpointFault::Damaged {
-            offset: self.at,
-            found,
-        })
+        Err(CheckpointFault::Damaged { offset: self.at, found })
     }
 }
 

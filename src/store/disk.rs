@@ -79,10 +79,7 @@ impl OsDisk {
     }
 
     fn wrap(&self, name: &str, file: File) -> Arc<dyn DiskFile> {
-        Arc::new(OsFile {
-            path: self.path(name),
-            file,
-        })
+        Arc::new(OsFile { path: self.path(name), file })
     }
 }
 
@@ -119,11 +116,7 @@ impl Disk for OsDisk {
 
     fn open(&self, name: &str) -> Result<Arc<dyn DiskFile>, DiskError> {
         let path = self.path(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(fail("open", &path))?;
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(fail("open", &path))?;
         Ok(self.wrap(name, file))
     }
 
@@ -138,9 +131,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self) -> Result<(), DiskError> {
-        File::open(self.dir())
-            .and_then(|dir| dir.sync_all())
-            .map_err(fail("sync directory", self.dir()))
+        File::open(self.dir()).and_then(|dir| dir.sync_all()).map_err(fail("sync directory", self.dir()))
     }
 }
 
@@ -152,9 +143,7 @@ struct OsFile {
 
 impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(fail("write", &self.path))
+        self.file.write_all_at(bytes, offset).map_err(fail("write", &self.path))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, DiskError> {
@@ -201,11 +190,7 @@ impl DiskFile for OsFile {
 }
 
 fn fail<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> DiskError + 'a {
-    move |source| DiskError {
-        op,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| DiskError { op, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -38,11 +38,7 @@ pub enum ReadError {
     #[error("record {lsn} is not in the log, which begins at {oldest}")]
     Gone { lsn: Lsn, oldest: Lsn },
     #[error("{file} is damaged at byte {offset}: {found}; the record is not served")]
-    Damaged {
-        file: String,
-        offset: u64,
-        found: &'static str,
-    },
+    Damaged { file: String, offset: u64, found: &'static str },
 }
 
 impl Housekeeper {
@@ -103,11 +99,7 @@ impl Housekeeper {
 
     /// Reads records from number `from` on, until `visit` returns false or the log, as it was at the call, ends.
     /// Meant for what memory has let go of: two reads a record, and a walk from the start of the segment.
-    pub fn read_from(
-        &self,
-        from: Lsn,
-        mut visit: impl FnMut(Lsn, &[u8]) -> bool,
-    ) -> Result<(), ReadError> {
+    pub fn read_from(&self, from: Lsn, mut visit: impl FnMut(Lsn, &[u8]) -> bool) -> Result<(), ReadError> {
         let mut next = from;
         let mut buf = Vec::new();
         let written = self.shared.state.lock().written;
@@ -116,19 +108,13 @@ impl Housekeeper {
                 let state = self.shared.state.lock();
                 let oldest = state.oldest();
                 let segment = state.segments.iter().rev().find(|s| s.first <= next);
-                segment
-                    .ok_or(ReadError::Gone { lsn: next, oldest })?
-                    .clone()
+                segment.ok_or(ReadError::Gone { lsn: next, oldest })?.clone()
             };
             let Some(file) = self.open(&segment, next)? else {
                 continue;
             };
-            let mut walk = Walk {
-                file: &*file,
-                segment: &segment,
-                at: HEADER_BYTES as u64,
-                lsn: segment.first,
-            };
+            let mut walk =
+                Walk { file: &*file, segment: &segment, at: HEADER_BYTES as u64, lsn: segment.first };
             while walk.at < segment.bytes && walk.lsn <= written {
                 let wanted = walk.lsn >= next;
                 let kind = walk.step(wanted, &mut buf)?;
@@ -199,11 +185,7 @@ impl Walk<'_> {
     }
 
     fn damaged(&self, found: &'static str) -> ReadError {
-        ReadError::Damaged {
-            file: segment::file_name(self.segment.first),
-            offset: self.at,
-            found,
-        }
+        ReadError::Damaged { file: segment::file_name(self.segment.first), offset: self.at, found }
     }
 }
 
@@ -240,10 +222,7 @@ impl Shared {
         {
             return None;
         }
-        assert!(
-            following.first <= state.durable + 1,
-            "only durable log is retired"
-        );
+        assert!(following.first <= state.durable + 1, "only durable log is retired");
         state.log_bytes -= oldest.bytes;
         state.segments.pop_front()
     }

@@ -44,10 +44,7 @@ impl std::fmt::Display for Holder {
 impl DirLock {
     /// Makes the directory if need be and takes it, without waiting.
     pub fn acquire(dir: &Path) -> Result<DirLock, LockError> {
-        let io = |source| LockError::Io {
-            dir: dir.to_owned(),
-            source,
-        };
+        let io = |source| LockError::Io { dir: dir.to_owned(), source };
         create_durably(dir).map_err(io)?;
         let mut file = OpenOptions::new()
             .read(true)
@@ -59,18 +56,12 @@ impl DirLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held {
-                    dir: dir.to_owned(),
-                    holder: read_holder(&mut file),
-                });
+                return Err(LockError::Held { dir: dir.to_owned(), holder: read_holder(&mut file) });
             }
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         write_pid(&mut file).map_err(io)?;
-        Ok(DirLock {
-            dir: dir.to_owned(),
-            _file: file,
-        })
+        Ok(DirLock { dir: dir.to_owned(), _file: file })
     }
 
     pub fn dir(&self) -> &Path {

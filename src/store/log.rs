@@ -33,9 +33,7 @@ pub struct Syncer {
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// Nothing was written; the log goes on.
-    #[error(
-        "a batch of {bytes} bytes is over the limit of {MAX_RECORD_BYTES}; nothing was written"
-    )]
+    #[error("a batch of {bytes} bytes is over the limit of {MAX_RECORD_BYTES}; nothing was written")]
     TooLarge { bytes: usize },
     /// The batch is not acknowledged, though a restart may find it whole. Earlier batches are where they were. The
     /// log takes no more until a restart.
@@ -57,9 +55,7 @@ pub enum SyncError {
     )]
     Disk { durable: Lsn, source: DiskError },
     /// Nothing was tried: an earlier sync failed.
-    #[error(
-        "batches after {durable} cannot be made durable, because of an earlier failure: {reason}"
-    )]
+    #[error("batches after {durable} cannot be made durable, because of an earlier failure: {reason}")]
     Poisoned { durable: Lsn, reason: Arc<str> },
 }
 
@@ -120,20 +116,11 @@ impl Store {
         let (first, next) = (state.written + 1, state.written + 1);
         assert_eq!(state.segments.back().map(|s| s.first), Some(first));
         drop(state);
-        Store {
-            shared,
-            file,
-            first,
-            at: HEADER_BYTES as u64,
-            next,
-            buf: Vec::new(),
-        }
+        Store { shared, file, first, at: HEADER_BYTES as u64, next, buf: Vec::new() }
     }
 
     pub fn syncer(&self) -> Syncer {
-        Syncer {
-            shared: Arc::clone(&self.shared),
-        }
+        Syncer { shared: Arc::clone(&self.shared) }
     }
 
     pub fn housekeeper(&self) -> Housekeeper {
@@ -147,11 +134,7 @@ impl Store {
     }
 
     /// As [`Store::append`], for a payload that `fill` appends to the buffer it is given, which is not empty.
-    pub fn append_with(
-        &mut self,
-        now_ms: u64,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Lsn, AppendError> {
+    pub fn append_with(&mut self, now_ms: u64, fill: impl FnOnce(&mut Vec<u8>)) -> Result<Lsn, AppendError> {
         self.buf.clear();
         self.buf.resize(RECORD_HEADER_BYTES, 0);
         fill(&mut self.buf);
@@ -224,11 +207,8 @@ impl Store {
             let _ = self.syncer().sync();
             self.check_poison()?;
         }
-        let header = SegmentHeader {
-            first: self.next,
-            created_ms: now_ms,
-            synced: self.shared.state.lock().durable,
-        };
+        let header =
+            SegmentHeader { first: self.next, created_ms: now_ms, synced: self.shared.state.lock().durable };
         let name = segment::file_name(header.first);
         let room = segment_room(&self.shared.options, bytes);
         let made = self.shared.disk.create(&name).and_then(|file| {
@@ -247,18 +227,13 @@ impl Store {
     fn check_poison(&self) -> Result<(), AppendError> {
         match &self.shared.state.lock().poison {
             None => Ok(()),
-            Some(poison) => Err(AppendError::Poisoned {
-                reason: Arc::clone(&poison.reason),
-            }),
+            Some(poison) => Err(AppendError::Poisoned { reason: Arc::clone(&poison.reason) }),
         }
     }
 
     fn fail(&self, source: DiskError) -> AppendError {
         self.shared.state.lock().poison(&source, false);
-        AppendError::Disk {
-            lsn: self.next,
-            source,
-        }
+        AppendError::Disk { lsn: self.next, source }
     }
 }
 
@@ -352,19 +327,12 @@ impl Shared {
 
     /// A directory whose sync failed is in a state nobody knows, so it poisons as a file's does.
     pub(super) fn sync_dir(&self) -> Result<(), DiskError> {
-        self.disk
-            .sync_dir()
-            .inspect_err(|source| self.state.lock().poison(source, true))
+        self.disk.sync_dir().inspect_err(|source| self.state.lock().poison(source, true))
     }
 }
 
 impl State {
-    pub(super) fn begin_segment(
-        &mut self,
-        header: &SegmentHeader,
-        file: Arc<dyn DiskFile>,
-        new: bool,
-    ) {
+    pub(super) fn begin_segment(&mut self, header: &SegmentHeader, file: Arc<dyn DiskFile>, new: bool) {
         assert_eq!(header.first, self.written + 1, "segments are contiguous");
         self.segments.push_back(Segment {
             first: header.first,
@@ -372,11 +340,7 @@ impl State {
             bytes: HEADER_BYTES as u64,
         });
         self.log_bytes += HEADER_BYTES as u64;
-        self.unsynced.push(Unsynced {
-            first: header.first,
-            file,
-            new,
-        });
+        self.unsynced.push(Unsynced { first: header.first, file, new });
     }
 
     /// The first failure is the one to tell; a failed sync is worse than a failed write.
@@ -384,10 +348,7 @@ impl State {
         match &mut self.poison {
             None => {
                 let reason = source.to_string().into();
-                self.poison = Some(Poison {
-                    reason,
-                    sync_failed,
-                });
+                self.poison = Some(Poison { reason, sync_failed });
             }
             Some(poison) => poison.sync_failed |= sync_failed,
         }

@@ -23,12 +23,7 @@ pub struct MemDisk {
 #[derive(Debug, Clone, Copy)]
 pub enum Unsynced<'a> {
     /// The `index`-th of `of` unsynced changes to this file; `len` bytes of content, 0 for a change of length.
-    Content {
-        file: &'a str,
-        index: usize,
-        of: usize,
-        len: usize,
-    },
+    Content { file: &'a str, index: usize, of: usize, len: usize },
     /// The `index`-th of `of` unsynced creations, renames and removals.
     Name { index: usize, of: usize },
 }
@@ -188,12 +183,7 @@ impl MemDisk {
     }
 
     fn file(&self, name: &str, inode: u64, epoch: u64) -> Arc<dyn DiskFile> {
-        Arc::new(MemFile {
-            disk: self.clone(),
-            name: name.to_owned(),
-            inode,
-            epoch,
-        })
+        Arc::new(MemFile { disk: self.clone(), name: name.to_owned(), inode, epoch })
     }
 
     fn change_name(
@@ -236,10 +226,7 @@ impl Disk for MemDisk {
             made = inner.next_inode;
             inner.next_inode += 1;
             inner.inodes.insert(made, Inode::default());
-            Ok(NameChange::Create {
-                name: name.to_owned(),
-                inode: made,
-            })
+            Ok(NameChange::Create { name: name.to_owned(), inode: made })
         })?;
         Ok(self.file(name, made, epoch))
     }
@@ -260,10 +247,7 @@ impl Disk for MemDisk {
             if !inner.names.contains_key(from) {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            Ok(NameChange::Rename {
-                from: from.to_owned(),
-                to: to.to_owned(),
-            })
+            Ok(NameChange::Rename { from: from.to_owned(), to: to.to_owned() })
         })?;
         Ok(())
     }
@@ -273,9 +257,7 @@ impl Disk for MemDisk {
             if !inner.names.contains_key(name) {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            Ok(NameChange::Remove {
-                name: name.to_owned(),
-            })
+            Ok(NameChange::Remove { name: name.to_owned() })
         })?;
         Ok(())
     }
@@ -325,9 +307,7 @@ impl MemFile {
                 Ok(())
             }
             Some(fault) => {
-                if let (Fault::Enospc { written }, Content::Write { offset, mut bytes }) =
-                    (fault, what)
-                {
+                if let (Fault::Enospc { written }, Content::Write { offset, mut bytes }) = (fault, what) {
                     bytes.truncate(written);
                     inode.change(Content::Write { offset, bytes });
                 }
@@ -339,13 +319,7 @@ impl MemFile {
 
 impl DiskFile for MemFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.change(
-            "write",
-            Content::Write {
-                offset: offset as usize,
-                bytes: bytes.to_vec(),
-            },
-        )
+        self.change("write", Content::Write { offset: offset as usize, bytes: bytes.to_vec() })
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, DiskError> {
@@ -400,11 +374,7 @@ impl Inner {
         if fault == Some(Fault::Halt) {
             self.halted = true;
         }
-        if self.halted {
-            Some(Fault::Halt)
-        } else {
-            fault
-        }
+        if self.halted { Some(Fault::Halt) } else { fault }
     }
 }
 
@@ -432,12 +402,7 @@ impl Inode {
                 Content::Write { bytes, .. } => bytes.len(),
                 Content::Length(_) => 0,
             };
-            let unsynced = Unsynced::Content {
-                file,
-                index,
-                of,
-                len,
-            };
+            let unsynced = Unsynced::Content { file, index, of, len };
             match keep(unsynced) {
                 Keep::Nothing => {}
                 Keep::All => change.what.apply(&mut self.durable, usize::MAX),
@@ -498,11 +463,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn error(op: &'static str, name: &str, source: io::Error) -> DiskError {
-    DiskError {
-        op,
-        path: path(name),
-        source,
-    }
+    DiskError { op, path: path(name), source }
 }
 
 #[cfg(test)]

@@ -76,12 +76,7 @@ pub enum OpenError {
         "{} is damaged at byte {offset}: expected {expected}, found {found}. Nothing was changed. Either bring a backup back with `tidings restore`, or move the directory away and rejoin blank",
         file.display()
     )]
-    Damaged {
-        file: PathBuf,
-        offset: u64,
-        expected: String,
-        found: String,
-    },
+    Damaged { file: PathBuf, offset: u64, expected: String, found: String },
     #[error(
         "{} is missing: record {lsn} should be in it. Nothing was changed. Either bring a backup back with `tidings restore`, or move the directory away and rejoin blank",
         file.display()
@@ -112,12 +107,7 @@ impl OpenError {
     }
 
     pub(super) fn damaged(file: PathBuf, offset: u64, expected: String, found: String) -> Self {
-        OpenError::Damaged {
-            file,
-            offset,
-            expected,
-            found,
-        }
+        OpenError::Damaged { file, offset, expected, found }
     }
 }
 
@@ -126,11 +116,7 @@ impl Store {
     /// found is durable. `now_ms` is noted as the segment's birth.
     ///
     /// `options.segment_bytes` must be within [`SEGMENT_BYTES`].
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        options: Options,
-        now_ms: u64,
-    ) -> Result<(Store, Recovery), OpenError> {
+    pub fn open(disk: Arc<dyn Disk>, options: Options, now_ms: u64) -> Result<(Store, Recovery), OpenError> {
         assert!(SEGMENT_BYTES.contains(&options.segment_bytes));
         let found = Inventory::take(&*disk)?;
         let chosen = choose_checkpoint(&*disk, &found)?;
@@ -148,11 +134,7 @@ impl Store {
         let state = state(&found, &chosen, &scan, &segments);
         let recovery = Recovery {
             disk: Arc::clone(&disk),
-            segments: segments
-                .iter()
-                .filter(|s| s.read)
-                .map(|s| s.first)
-                .collect(),
+            segments: segments.iter().filter(|s| s.read).map(|s| s.first).collect(),
             meta: chosen.meta,
             skip_bytes: scan.behind_bytes.saturating_sub(options.redeliver_bytes),
             report,
@@ -193,9 +175,7 @@ impl Recovery {
             }
         }
         let after = base + 1..=self.report.last_lsn;
-        self.records(after, &mut buf, &mut |lsn, payload| {
-            visit(Recovered::Record { lsn, payload })
-        })?;
+        self.records(after, &mut buf, &mut |lsn, payload| visit(Recovered::Record { lsn, payload }))?;
         Ok(self.report)
     }
 
@@ -242,10 +222,7 @@ impl Recovery {
             for lsn in *first..=last.min(*range.end()) {
                 let rest = buf.get(at..).unwrap_or_default();
                 let Next::Record(record) = segment::expect_record(rest, lsn) else {
-                    return Err(ReplayError::Unstable {
-                        file: self.disk.path(&name),
-                        offset: at as u64,
-                    });
+                    return Err(ReplayError::Unstable { file: self.disk.path(&name), offset: at as u64 });
                 };
                 at += record.bytes();
                 if record.kind == Kind::Data && range.contains(&lsn) {
@@ -346,15 +323,9 @@ fn scan_log(
     let needed = found.segments.iter().rposition(|first| *first <= base + 1);
     let Some(needed) = needed else {
         if found.segments.is_empty() && found.checkpoints.is_empty() {
-            return Ok(Scan {
-                next: 1,
-                ..Scan::default()
-            });
+            return Ok(Scan { next: 1, ..Scan::default() });
         }
-        return Err(OpenError::Missing {
-            file: disk.path(&segment::file_name(base + 1)),
-            lsn: base + 1,
-        });
+        return Err(OpenError::Missing { file: disk.path(&segment::file_name(base + 1)), lsn: base + 1 });
     };
     let (mut from, mut behind) = (needed, 0);
     while from > 0 && behind < options.redeliver_bytes {
@@ -413,26 +384,14 @@ fn replace(
     Ok(file)
 }
 
-fn begin(
-    disk: Arc<dyn Disk>,
-    options: Options,
-    mut state: State,
-    now_ms: u64,
-) -> Result<Store, DiskError> {
-    let header = SegmentHeader {
-        first: state.written + 1,
-        created_ms: now_ms,
-        synced: state.written,
-    };
+fn begin(disk: Arc<dyn Disk>, options: Options, mut state: State, now_ms: u64) -> Result<Store, DiskError> {
+    let header = SegmentHeader { first: state.written + 1, created_ms: now_ms, synced: state.written };
     let file = replace(&*disk, header.first, |file| {
         file.preallocate(segment_room(&options, 0))?;
         file.write_at(0, &header.encode())
     })?;
     state.begin_segment(&header, Arc::clone(&file), false);
-    Ok(Store::start(
-        Arc::new(Shared::new(disk, options, state)),
-        file,
-    ))
+    Ok(Store::start(Arc::new(Shared::new(disk, options, state)), file))
 }
 
 fn report(found: &Inventory, chosen: &Chosen, scan: &Scan) -> Report {
@@ -452,14 +411,8 @@ fn report(found: &Inventory, chosen: &Chosen, scan: &Scan) -> Report {
 }
 
 fn state(found: &Inventory, chosen: &Chosen, scan: &Scan, segments: &[&Scanned]) -> State {
-    let segments: Vec<_> = segments
-        .iter()
-        .map(|s| Segment {
-            first: s.first,
-            created_ms: s.created_ms,
-            bytes: s.end,
-        })
-        .collect();
+    let segments: Vec<_> =
+        segments.iter().map(|s| Segment { first: s.first, created_ms: s.created_ms, bytes: s.end }).collect();
     let mut checkpoints = found.checkpoints.clone();
     checkpoints.retain(|lsn| chosen.checkpoint.is_some_and(|c| *lsn <= c));
     let surplus = checkpoints.len().saturating_sub(KEPT_CHECKPOINTS);

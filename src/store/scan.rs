@@ -76,11 +76,7 @@ pub(super) fn scan(disk: &dyn Disk, plan: &Plan) -> Result<Scan, OpenError> {
         plan,
         headers: read_headers(disk, &plan.firsts)?,
         buf: Vec::new(),
-        scan: Scan {
-            next: plan.firsts[plan.from],
-            claim: plan.floor,
-            ..Scan::default()
-        },
+        scan: Scan { next: plan.firsts[plan.from], claim: plan.floor, ..Scan::default() },
     };
     let broken = scanner.walk()?;
     if let Some(broken) = broken {
@@ -133,11 +129,7 @@ impl Scanner<'_> {
                 }
                 Err(found) if first == self.scan.next => return Ok(Some(at(index, 0, found))),
                 // A hole before it comes first.
-                Err(_) => SegmentHeader {
-                    first,
-                    created_ms: 0,
-                    synced: 0,
-                },
+                Err(_) => SegmentHeader { first, created_ms: 0, synced: 0 },
             };
             let file = self.disk.open(&segment::file_name(first))?;
             if index < self.plan.from {
@@ -223,10 +215,7 @@ impl Scanner<'_> {
                 true => broken.offset as usize,
                 false => 0,
             };
-            read_all(
-                &*self.disk.open(&segment::file_name(*first))?,
-                &mut self.buf,
-            )?;
+            read_all(&*self.disk.open(&segment::file_name(*first))?, &mut self.buf)?;
             bytes += used(&self.buf[from.min(self.buf.len())..]);
         }
         let file = segment::file_name(self.plan.firsts[broken.index]);
@@ -274,18 +263,10 @@ impl Scanner<'_> {
 }
 
 fn at(index: usize, offset: u64, found: &str) -> Break {
-    Break {
-        index,
-        offset,
-        behind: index + 1,
-        found: found.to_owned(),
-    }
+    Break { index, offset, behind: index + 1, found: found.to_owned() }
 }
 
 /// Length without the zeros at the end.
 fn used(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rposition(|b| *b != 0)
-        .map_or(0, |at| at as u64 + 1)
+    bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1)
 }

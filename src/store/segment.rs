@@ -101,9 +101,7 @@ impl SegmentHeader {
             synced: u64_at(bytes, 28),
         };
         if header.first != first {
-            return Err(HeaderFault::Broken(
-                "the header and the file's name disagree",
-            ));
+            return Err(HeaderFault::Broken("the header and the file's name disagree"));
         }
         Ok(header)
     }
@@ -133,10 +131,7 @@ pub(super) fn check_version(version: u32) -> Result<(), HeaderFault> {
 pub(super) fn seal_record(buf: &mut [u8], lsn: Lsn, synced: Lsn, kind: Kind) {
     let len = buf.len() - RECORD_HEADER_BYTES;
     assert!(len <= MAX_RECORD_BYTES, "a record over its bound");
-    assert!(
-        synced < lsn,
-        "a record cannot be durable before it is written"
-    );
+    assert!(synced < lsn, "a record cannot be durable before it is written");
     buf[..4].copy_from_slice(&(len as u32).to_le_bytes());
     buf[8..16].copy_from_slice(&lsn.to_le_bytes());
     buf[16..24].copy_from_slice(&synced.to_le_bytes());
@@ -268,11 +263,7 @@ mod tests {
 
     #[test]
     fn a_header_survives_and_tells_unknown_formats_from_damage() {
-        let header = SegmentHeader {
-            first: 5,
-            created_ms: 77,
-            synced: 4,
-        };
+        let header = SegmentHeader { first: 5, created_ms: 77, synced: 4 };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes, 5), Ok(header));
         for at in 0..HEADER_BYTES {
@@ -302,11 +293,7 @@ mod tests {
         bytes.push(0);
         bytes.extend(record(12, 10, b"proof"));
         assert_eq!(highest_claim(&bytes, 10, 10), Some(10));
-        assert_eq!(
-            highest_claim(&bytes, 10, 12),
-            Some(0),
-            "too early to matter"
-        );
+        assert_eq!(highest_claim(&bytes, 10, 12), Some(0), "too early to matter");
 
         // Headers all the way, each promising a long payload that never matches.
         let mut trap = Vec::new();

@@ -11,12 +11,7 @@ use std::sync::Arc;
 use super::*;
 
 fn options() -> Options {
-    Options {
-        segment_bytes: 256,
-        retain_bytes: 700,
-        retain_age_ms: 1_000_000,
-        redeliver_bytes: 120,
-    }
+    Options { segment_bytes: 256, retain_bytes: 700, retain_age_ms: 1_000_000, redeliver_bytes: 120 }
 }
 
 /// The payload of record `lsn`: its number, then bytes that follow from it.
@@ -61,8 +56,7 @@ fn recover(disk: &MemDisk) -> Result<(Store, Got, Report), OpenError> {
             }
             Recovered::Block(block) => {
                 blocks += 1;
-                got.state
-                    .extend(block.chunks(8).map(|b| segment::u64_at(b, 0)));
+                got.state.extend(block.chunks(8).map(|b| segment::u64_at(b, 0)));
             }
             Recovered::Record { lsn, payload: p } => {
                 assert_eq!(p, payload(lsn), "a wrong payload served");
@@ -148,9 +142,6 @@ impl App {
         assert_eq!(got.state, written, "not a prefix");
         let last = got.state.last().copied().unwrap_or(0);
         let promised = self.written.iter().rev().find(|l| **l <= self.durable);
-        assert!(
-            promised.is_none_or(|p| *p <= last),
-            "{promised:?} was durable, {last} is the last"
-        );
+        assert!(promised.is_none_or(|p| *p <= last), "{promised:?} was durable, {last} is the last");
     }
 }

@@ -27,9 +27,7 @@ fn a_record_larger_than_a_segment_gets_its_own_and_one_over_the_bound_is_refused
     assert_eq!(store.append(0, &large).unwrap(), 2);
     assert_eq!(store.append(0, b"small again").unwrap(), 3);
     assert_eq!(store.housekeeper().segments(), 3);
-    let error = store
-        .append_with(0, |buf| buf.resize(buf.len() + MAX_RECORD_BYTES + 1, 0))
-        .unwrap_err();
+    let error = store.append_with(0, |buf| buf.resize(buf.len() + MAX_RECORD_BYTES + 1, 0)).unwrap_err();
     assert!(matches!(error, AppendError::TooLarge { bytes } if bytes == MAX_RECORD_BYTES + 1));
     assert_eq!(store.append(0, b"").unwrap(), 4, "the log goes on");
     drop(store);
@@ -80,10 +78,7 @@ fn retention_follows_size_and_age_and_never_what_a_checkpoint_needs() {
     let done = keeper.retire(0).unwrap();
     assert!(done.segments > 0 && keeper.log_bytes() == all - done.bytes);
     assert!(keeper.log_bytes() <= options().retain_bytes);
-    assert!(
-        keeper.log_bytes() + 300 > options().retain_bytes,
-        "no more than needed"
-    );
+    assert!(keeper.log_bytes() + 300 > options().retain_bytes, "no more than needed");
 
     // Age: all that was sealed long ago goes, though it is small; the segment being written stays.
     keeper.retire(u64::MAX).unwrap();
@@ -132,10 +127,7 @@ fn an_aborted_checkpoint_leaves_nothing_and_only_one_runs_at_a_time() {
     App::default().append(&mut store).unwrap();
     let names = disk.list().unwrap();
     let mut writer = store.begin_checkpoint(1).unwrap();
-    assert!(matches!(
-        store.begin_checkpoint(1),
-        Err(CheckpointError::Busy)
-    ));
+    assert!(matches!(store.begin_checkpoint(1), Err(CheckpointError::Busy)));
     writer.block(b"half").unwrap();
     writer.abort();
     assert_eq!(disk.list().unwrap(), names);
@@ -166,9 +158,7 @@ fn reading_back_follows_the_log_over_segments_and_stops_where_told() {
             })
             .unwrap();
 
-        let expected: Vec<Lsn> = (1..=30)
-            .filter(|l| *l >= from && *l <= from.max(25))
-            .collect();
+        let expected: Vec<Lsn> = (1..=30).filter(|l| *l >= from && *l <= from.max(25)).collect();
         assert_eq!(seen, expected);
     }
 }
@@ -178,10 +168,7 @@ fn threads_share_the_work_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
     let open = || {
         let disk = OsDisk::new(DirLock::acquire(dir.path()).unwrap());
-        let options = Options {
-            segment_bytes: 4096,
-            ..Options::default()
-        };
+        let options = Options { segment_bytes: 4096, ..Options::default() };
         Store::open(Arc::new(disk), options, 0).unwrap()
     };
     let (mut store, recovery) = open();
@@ -211,10 +198,7 @@ fn threads_share_the_work_on_a_real_disk() {
     store.close(0).unwrap();
     let (store, recovery) = open();
     assert_eq!(recovery.report().last_stop, LastStop::Clean);
-    assert_eq!(
-        (recovery.report().checkpoint, recovery.report().records),
-        (Some(250), 250)
-    );
+    assert_eq!((recovery.report().checkpoint, recovery.report().records), (Some(250), 250));
     drop((store, recovery));
 }
 

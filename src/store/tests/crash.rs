@@ -124,11 +124,7 @@ fn a_killed_process_loses_nothing_it_appended() {
 #[test]
 fn a_refusal_at_every_operation_is_told_and_keeps_what_was_acknowledged() {
     for operation in 0..operations_of_a_life() {
-        for fault in [
-            Fault::Eio,
-            Fault::Enospc { written: 0 },
-            Fault::Enospc { written: 30 },
-        ] {
+        for fault in [Fault::Eio, Fault::Enospc { written: 0 }, Fault::Enospc { written: 30 }] {
             let disk = MemDisk::new();
             disk.inject(operation, fault);
             let mut app = App::default();
