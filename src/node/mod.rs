@@ -2,8 +2,9 @@
 
 pub mod api;
 mod facts;
-#[cfg(test)]
-pub(crate) mod fake;
+#[allow(missing_debug_implementations, unreachable_pub)]
+pub mod fake;
+pub mod stand_in;
 mod text;
 
 pub use facts::{ByLabel, NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
