@@ -84,7 +84,11 @@ impl Operator for Fake {
 
     fn peers(&self) -> Vec<PeerRow> {
         let row = |address: &String| PeerRow {
-            node: address.rsplit(':').next().and_then(|p| p.parse::<u16>().ok()).map(|p| format!("node-{}", p % 100).parse().unwrap()),
+            node: address
+                .rsplit(':')
+                .next()
+                .and_then(|p| p.parse::<u16>().ok())
+                .map(|p| format!("node-{}", p % 100).parse().unwrap()),
             address: address.clone(),
             linked: true,
             fixed: true,
