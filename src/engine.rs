@@ -44,6 +44,11 @@ pub enum Input {
         /// The link.
         link: LinkId,
     },
+    /// A message for this link was dropped, because its queue was full.
+    Dropped {
+        /// The link.
+        link: LinkId,
+    },
     /// A message arrived, within its bounds.
     Message {
         /// From whom.
@@ -152,6 +157,7 @@ impl Engine {
             Input::LinkUp { link, hello } => gossip.link_up(now, link, &hello),
             Input::LinkDown { link } => gossip.link_down(now, link),
             Input::Writable { link } => gossip.writable(link),
+            Input::Dropped { link } => gossip.on_dropped(link),
             Input::Message { link, message } => self.on_message(now, link, message),
             Input::Tick => gossip.on_tick(now, replica),
             Input::Push { link } => gossip.push_now(now, link),
@@ -242,6 +248,11 @@ impl Engine {
     /// The last own write: its author and number, 0 before the first.
     pub fn last_dot(&self) -> (Actor, u64) {
         (self.replica.actor().clone(), self.replica.own_seq())
+    }
+
+    /// The live zone no longer waits for an answer.
+    pub fn cancel(&mut self, token: Token) {
+        self.gossip.cancel(token);
     }
 
     /// How many linked peers are known to hold an own write, durably as their `fsync` says.

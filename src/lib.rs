@@ -7,5 +7,6 @@ mod http;
 pub mod net;
 pub mod node;
 pub mod resp;
+pub mod sidecar;
 pub mod store;
 pub mod web;

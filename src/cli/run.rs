@@ -17,7 +17,7 @@ use super::settings::Settings;
 use crate::admin::Socket;
 use crate::config::{Config, LogFormat};
 use crate::node::api::Operator;
-use crate::node::stand_in::Node;
+use crate::sidecar::Sidecar;
 use crate::web::{Web, metrics};
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ async fn serve(config: Config, exit_with_stdin: bool) -> anyhow::Result<()> {
     let mut stop = Stop::new(exit_with_stdin)?;
     let (prometheus, timings) = metrics::install();
     let node = tokio::select! {
-        node = Node::start(config.clone(), timings) => node?,
+        node = Sidecar::start(config.clone(), timings) => node?,
         why = stop.wanted() => {
             info!("stopped while starting: {why}");
             return Ok(());

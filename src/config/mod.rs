@@ -18,9 +18,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tidings_proto::{Name, bounds};
 
+pub use crate::store::Fsync;
 pub use load::{Problem, Problems, Sources, env_name};
 use value::Value;
-pub use value::{Fsync, HostPort, LogFilter, LogFormat, Size, Zone};
+pub use value::{HostPort, LogFilter, LogFormat, Size, Zone};
 
 /// One knob, as the table describes it.
 #[derive(Debug, Clone, Copy)]

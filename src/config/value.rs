@@ -1,5 +1,6 @@
 //! What values look like in text, both ways.
 
+use crate::store::Fsync;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -93,6 +94,13 @@ impl HostPort {
     /// As `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl std::str::FromStr for HostPort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("{text:?} is not {}", Self::EXPECTS))
     }
 }
 
@@ -218,30 +226,14 @@ impl Value for u32 {
     }
 }
 
-/// When the log is forced to the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fsync {
-    /// Before a write is acknowledged or sent.
-    Always,
-    /// Once a second.
-    EverySec,
-    /// When the operating system pleases.
-    No,
-}
-
 impl Value for Fsync {
     const EXPECTS: &'static str = "always, everysec or no";
     const PLACEHOLDER: &'static str = "WHEN";
     fn parse(text: &str) -> Option<Self> {
-        [Self::Always, Self::EverySec, Self::No].into_iter().find(|fsync| fsync.show() == text)
+        text.parse().ok()
     }
     fn show(&self) -> String {
-        let text = match self {
-            Self::Always => "always",
-            Self::EverySec => "everysec",
-            Self::No => "no",
-        };
-        text.to_owned()
+        self.to_string()
     }
 }
 

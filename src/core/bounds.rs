@@ -28,7 +28,7 @@ pub const PULL_RANGES: usize = 1 << 10;
 /// Most snapshots at once: one checkpoint and a few context merges.
 pub const SNAPSHOTS: usize = 5;
 /// Blocks of a context merge in flight before the receiver grants more.
-pub const BLOCK_CREDIT: u32 = 16;
+pub const BLOCK_CREDIT: u32 = 8;
 /// Most bytes staged by one context merge.
 pub const STAGED: usize = 16 << 30;
 /// Size at which a record for the disk is closed and the next begun.

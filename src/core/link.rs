@@ -174,7 +174,9 @@ pub struct GossipCounts {
     pub pulls_timed_out: u64,
     /// Anti-entropy exchanges begun.
     pub syncs_begun: u64,
-    /// Anti-entropy exchanges answered.
+    /// Anti-entropy exchanges begun here that have been answered.
+    pub syncs_ended: u64,
+    /// Anti-entropy exchanges of others answered.
     pub syncs_answered: u64,
     /// Anti-entropy exchanges that found both sides equal.
     pub syncs_equal: u64,
@@ -196,7 +198,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 15] {
+    pub fn figures(&self) -> [(&'static str, u64); 16] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -204,6 +206,7 @@ impl GossipCounts {
             ("pulls_answered", self.pulls_answered),
             ("pulls_timed_out", self.pulls_timed_out),
             ("syncs_begun", self.syncs_begun),
+            ("syncs_ended", self.syncs_ended),
             ("syncs_answered", self.syncs_answered),
             ("syncs_equal", self.syncs_equal),
             ("ops_sent", self.ops_sent),

@@ -338,6 +338,11 @@ impl Gossip {
         }
     }
 
+    /// Ops that came ahead of their turn and wait for it.
+    pub fn ops_waiting(&self) -> u64 {
+        self.wants.ahead.values().map(|run| u64::from(run.count)).sum()
+    }
+
     /// Asks a peer for cells, for the live zone.
     pub fn ask_cells(&mut self, to: LinkId, token: Token, keys: Vec<Vec<u8>>, cursor: u64, names_only: bool) {
         if !self.links.contains_key(&to) {

@@ -349,6 +349,23 @@ impl Recovery {
         Ok(())
     }
 
+    /// A record from before the checkpoint: its ops are kept for whoever lacks them.
+    pub fn retained(&mut self, record: &[u8]) -> Result<(), ApplyError> {
+        for entry in super::journal::entries(record) {
+            let Entry::Run(run) = entry? else { continue };
+            run.check()?;
+            let names = std::iter::once(&run.actor).chain(&run.actors);
+            let places = names.map(|a| self.state.intern(a)).collect::<Result<Vec<_>, _>>()?;
+            for item in run.iter() {
+                let (seq, op) = item?;
+                let op = State::shorten(&op, run.base, &places)?;
+                self.log.append(place_dot(places[0], seq)?, &op);
+            }
+            self.log.trim();
+        }
+        Ok(())
+    }
+
     /// A block of the checkpoint.
     pub fn block(&mut self, block: &[u8]) -> Result<(), ApplyError> {
         self.state.load(&Block::decode(block)?)

@@ -170,6 +170,7 @@ impl Gossip {
     ) {
         let Some(link) = self.links.get_mut(&from) else { return };
         let digest = link.syn.take_if(|(syn, _)| *syn == id).map(|(_, digest)| digest);
+        self.counts.syncs_ended += 1;
         self.receive(now, replica, from, runs);
         let equal = entries.is_none();
         match entries {
@@ -374,6 +375,19 @@ impl Gossip {
         }
         if let Some(outgoing) = self.merges.outgoing.remove(&from) {
             replica.end_snapshot(outgoing.snapshot);
+        }
+    }
+
+    /// Something for the link was dropped. If it was a block, the session cannot
+    /// be completed; all else is offered or asked for again.
+    pub(crate) fn on_dropped(&mut self, link: LinkId) {
+        if let Some(outgoing) = self.merges.outgoing.remove(&link) {
+            self.merges.ended.push(outgoing.snapshot);
+            let reason = "the link cannot keep up".into();
+            self.send(link, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
+        }
+        if let Some(link) = self.links.get_mut(&link) {
+            link.busy = false;
         }
     }
 

@@ -22,9 +22,7 @@ use super::lane::{self, Frame, LaneError, Queue, QueueFull, Reader};
 use super::reason::{Ending, Reason};
 use super::stats::NetStats;
 
-/// Names a link; never used twice in the life of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+pub use crate::engine::LinkId;
 
 /// A link as the node above sees it. Cheap to clone; outlives the link, and is then without effect.
 #[derive(Clone)]

@@ -6,6 +6,7 @@
 //!
 //! Everything above sees this through [`Net`], [`LinkHandle`] and the [`Handler`] it implements.
 
+mod attach;
 pub mod certs;
 pub mod dial;
 pub mod endpoint;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tidings_proto::{Hello, Message};
 
+pub use attach::attach;
 pub use dial::{AddressState, AddressStatus, TooManyAddresses};
 pub use endpoint::{Net, NetConfig, NetError};
 pub use lane::{Frame, QueueFull};

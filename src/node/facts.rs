@@ -40,6 +40,8 @@ pub struct Facts {
 /// What the replica holds besides cells.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReplicaFacts {
+    /// Ops that wait for an earlier one of the same author.
+    pub ops_waiting: u64,
     /// Removals that wait for the write they name.
     pub parked_removals: u64,
     /// Entries of the version vector.

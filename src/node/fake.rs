@@ -11,7 +11,7 @@ use crate::config::{Config, ConfigRow};
 
 /// Keys are registers, sets or counters by what was written first; peers are whatever was added.
 #[derive(Debug, Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     keys: Mutex<BTreeMap<Vec<u8>, Value>>,
     peers: Mutex<Vec<String>>,
     pub(crate) not_ready: Mutex<Option<String>>,
@@ -84,13 +84,9 @@ impl Operator for Fake {
 
     fn peers(&self) -> Vec<PeerRow> {
         let row = |address: &String| PeerRow {
-            node: address
-                .rsplit(':')
-                .next()
-                .and_then(|p| p.parse::<u16>().ok())
-                .map(|p| format!("node-{}", p % 100).parse().unwrap()),
+            node: None,
             address: address.clone(),
-            linked: true,
+            linked: false,
             fixed: true,
             rtt_us: None,
             clock_offset_ms: None,

@@ -70,9 +70,9 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways("outcome", [
             ("sent", f.gossip.pulls_sent), ("answered", f.gossip.pulls_answered), ("timed_out", f.gossip.pulls_timed_out),
         ]);
-    Counter "tidings_syncs_total", "Anti-entropy exchanges, by outcome: begun, equal (of those), answered (to others).",
+    Counter "tidings_syncs_total", "Anti-entropy exchanges, by outcome: begun, ended, equal (of those), answered (to others).",
         |f, to| to.ways("outcome", [
-            ("begun", f.gossip.syncs_begun), ("equal", f.gossip.syncs_equal), ("answered", f.gossip.syncs_answered),
+            ("begun", f.gossip.syncs_begun), ("ended", f.gossip.syncs_ended), ("equal", f.gossip.syncs_equal), ("answered", f.gossip.syncs_answered),
         ]);
     Counter "tidings_context_merges_total", "Merges of whole states, by result: committed or aborted.",
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
@@ -101,6 +101,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.tallies.members);
     Gauge "tidings_conflict_keys", "Keys in conflict, by type: versions (of a register) or kinds.",
         |f, to| to.ways("type", [("versions", f.tallies.version_conflicts), ("kinds", f.tallies.kind_conflicts)]);
+    Gauge "tidings_ops_waiting", "Ops that wait for an earlier one of the same author.",
+        |f, to| to.one(f.replica.ops_waiting);
     Gauge "tidings_parked_removals", "Removals that wait for the write they name.",
         |f, to| to.one(f.replica.parked_removals);
     Gauge "tidings_seen_entries", "Entries of the version vector: one for each incarnation that ever wrote.",
