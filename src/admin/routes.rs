@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{BODY, Edit, Failure, Increment, NewPeer, PAGE, Put, Whom, percent_decode};
+use crate::config::HostPort;
 use crate::node::api::{Change, Detail, Operator, PullRequest, Refusal, Scan, Text};
 
 type Node = State<Arc<dyn Operator>>;
@@ -49,7 +50,8 @@ pub(super) fn router(operator: Arc<dyn Operator>) -> Router {
 
 async fn add_peer(State(node): Node, payload: Payload) -> Result<Response, Response> {
     let NewPeer { address } = body(payload)?;
-    node.add_peer(address).await.map_err(refused)?;
+    let address: HostPort = address.parse().map_err(|why: String| invalid(&why))?;
+    node.add_peer(address.as_str().to_owned()).await.map_err(refused)?;
     Ok(done())
 }
 

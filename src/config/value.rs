@@ -97,6 +97,13 @@ impl HostPort {
     }
 }
 
+impl std::str::FromStr for HostPort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("{text:?} is not {}", Self::EXPECTS))
+    }
+}
+
 impl Value for HostPort {
     const EXPECTS: &'static str = "host:port, such as 10.0.0.7:7380, [::1]:7380 or db.example:7380";
     const PLACEHOLDER: &'static str = "ADDR";

@@ -9,7 +9,7 @@ use tidings_proto::{Hello, Message};
 use super::{AddressState, Frame, Handler, LinkHandle, LinkId, Net, NetConfig, NetError, Refusal};
 use crate::net::tls::Credentials;
 use crate::node::api::PeerRow;
-use crate::node::{ByLabel, NetFacts, Node, QueueFull, Transport};
+use crate::node::{NetFacts, Node, QueueFull, Transport};
 
 /// The transport as a node sees it.
 struct Attached {
@@ -110,7 +110,6 @@ impl Transport for Attached {
             address: link.remote_address().to_string(),
             linked: link.is_up(),
             fixed: false,
-            behind: false,
             rtt_us: Some(link.rtt().as_micros() as u64),
             clock_offset_ms: None,
             unconfirmed: 0,
@@ -135,7 +134,6 @@ impl Transport for Attached {
                     address: status.address,
                     linked: false,
                     fixed,
-                    behind: false,
                     rtt_us: None,
                     clock_offset_ms: None,
                     unconfirmed: 0,
@@ -148,18 +146,6 @@ impl Transport for Attached {
 
     fn facts(&self) -> NetFacts {
         let Some(net) = self.net.get() else { return NetFacts::default() };
-        let stats = net.stats();
-        let mut facts = NetFacts { peers_linked: self.links.read().len() as u64, ..NetFacts::default() };
-        for (kind, traffic) in stats.by_kind() {
-            facts.messages_sent.insert(kind, traffic.frames_out.get());
-            facts.messages_received.insert(kind, traffic.frames_in.get());
-            facts.bytes_sent.insert(kind, traffic.bytes_out.get());
-            facts.bytes_received.insert(kind, traffic.bytes_in.get());
-        }
-        facts.dropped = stats.news_queue_full.get() + stats.bulk_queue_full.get();
-        facts.refused =
-            stats.refused.iter().map(|(reason, count)| (reason.label(), count)).collect::<ByLabel>();
-        facts.dial_failures = stats.dial_failures.get();
-        facts
+        NetFacts { linked: self.links.read().len() as u64, ..NetFacts::of(net.stats()) }
     }
 }
