@@ -484,14 +484,12 @@ impl Operator for Desk {
         loop {
             let engine = self.node.lock();
             let state = engine.replica().state();
-            let mut step = 0;
             let mut next = 0;
-            for (position, cells) in state.positions(cursor) {
+            for (step, (position, cells)) in state.positions(cursor).enumerate() {
                 if step >= SCAN_STEP || keys.len() >= scan.limit.max(1) {
                     next = position;
                     break;
                 }
-                step += 1;
                 if cells.key().starts_with(&scan.prefix) {
                     keys.extend(key_row(cells, state.actors(), scan.detail));
                 }

@@ -8,8 +8,6 @@
 //! [`Housekeeper`] go to other threads: the first makes what was appended durable, the second writes checkpoints,
 //! lets go of old segments and reads back.
 
-#![warn(missing_docs)]
-
 mod checkpoint;
 pub mod disk;
 mod housekeeping;

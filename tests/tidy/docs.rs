@@ -19,7 +19,7 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
 }
 
 /// Every dependency has a row in ARCHITECTURE.md: its name, and one sentence on why.
-pub fn dependencies(tree: &Tree) -> Vec<String> {
+pub(crate) fn dependencies(tree: &Tree) -> Vec<String> {
     let explained: BTreeSet<&str> = rows(text(tree, "ARCHITECTURE.md"))
         .filter(|row| row.len() > 1 && row[1].len() > 10)
         .flat_map(|row| row[0].split(','))
@@ -40,7 +40,7 @@ pub fn dependencies(tree: &Tree) -> Vec<String> {
 }
 
 /// README's table of settings has every knob with its default, and no others.
-pub fn knobs(tree: &Tree) -> Vec<String> {
+pub(crate) fn knobs(tree: &Tree) -> Vec<String> {
     let readme = text(tree, "README.md");
     let (_, section) = readme.split_once("\n## Configuration").unwrap_or_default();
     let section = section.split("\n## ").next().unwrap_or_default();
@@ -64,7 +64,7 @@ pub fn knobs(tree: &Tree) -> Vec<String> {
 }
 
 /// Every `tidings_...` in a document is a metric that is emitted.
-pub fn metrics(tree: &Tree) -> Vec<String> {
+pub(crate) fn metrics(tree: &Tree) -> Vec<String> {
     let names: BTreeSet<&str> = tidings::web::metrics::table().map(|metric| metric.name).collect();
     let mut complaints = Vec::new();
     for path in DOCUMENTS {
@@ -87,7 +87,7 @@ fn ticked(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Every path below `src/` and `proto/` in a document exists, and the file of a `path::function` has that function.
-pub fn places(tree: &Tree) -> Vec<String> {
+pub(crate) fn places(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for document in DOCUMENTS {
         let named = ticked(text(tree, document)).filter(|t| t.starts_with("src/") || t.starts_with("proto/"));
@@ -108,7 +108,7 @@ pub fn places(tree: &Tree) -> Vec<String> {
 }
 
 /// The script of continuous integration ends with the command that README gives for the tests.
-pub fn ci(tree: &Tree) -> Vec<String> {
+pub(crate) fn ci(tree: &Tree) -> Vec<String> {
     const TEST: &str = "cargo test --workspace";
     let mut complaints = Vec::new();
     if !text(tree, "README.md").lines().any(|line| line.trim() == TEST) {

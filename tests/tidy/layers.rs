@@ -20,7 +20,7 @@ fn floor(room: &str) -> Option<usize> {
 }
 
 /// Complains of imports that point up or sideways, and of rooms without a floor.
-pub fn check(tree: &Tree) -> Vec<String> {
+pub(crate) fn check(tree: &Tree) -> Vec<String> {
     tree.rust(&["src/"]).flat_map(check_file).collect()
 }
 

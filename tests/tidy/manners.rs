@@ -10,7 +10,7 @@ fn is_rule(file: &File) -> bool {
 }
 
 /// Complains of notes to oneself, of macros for unfinished work, and of tests that do not run.
-pub fn unfinished(tree: &Tree) -> Vec<String> {
+pub(crate) fn unfinished(tree: &Tree) -> Vec<String> {
     const NOTES: &[&str] = &["TODO", "FIXME", "XXX"];
     const MACROS: &[&str] = &["todo!", "unimplemented!", "dbg!"];
     let mut complaints = Vec::new();
@@ -40,7 +40,7 @@ const FUNCTION_LINES: usize = 80;
 const LONGER: &[(&str, &str)] = &[];
 
 /// Complains of files and functions that are too long, and of exceptions that nobody needs.
-pub fn sizes(tree: &Tree) -> Vec<String> {
+pub(crate) fn sizes(tree: &Tree) -> Vec<String> {
     let mut long = Vec::new();
     for file in tree.rust(&["src/", "proto/"]) {
         let lines = file.text.lines().count();
@@ -82,14 +82,14 @@ fn functions(code: &str) -> Vec<(String, usize, usize)> {
 }
 
 /// Complains of source files that do not begin with a `//!` sentence.
-pub fn openings(tree: &Tree) -> Vec<String> {
+pub(crate) fn openings(tree: &Tree) -> Vec<String> {
     let sources = tree.rust(OURS).filter(|file| !file.path.contains("/fuzz_targets/"));
     let mute = sources.filter(|file| !file.text.starts_with("//! ") && !file.text.trim().is_empty());
     mute.map(|file| format!("{}: does not begin with a `//!` that says what it is", file.path)).collect()
 }
 
 /// Complains of paths that exist on somebody's machine only.
-pub fn machine_paths(tree: &Tree) -> Vec<String> {
+pub(crate) fn machine_paths(tree: &Tree) -> Vec<String> {
     const ROOTS: &[&str] = &["/work/", "/root/", "/home/", "/Users/", "/mnt/", "/tmp/bash"];
     let mut complaints = Vec::new();
     for file in tree.0.iter().filter(|file| !is_rule(file)) {

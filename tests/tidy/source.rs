@@ -5,29 +5,29 @@ use std::path::Path;
 
 /// One file.
 #[derive(Debug, Clone)]
-pub struct File {
+pub(crate) struct File {
     /// From the root of the repository, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// As it is.
-    pub text: String,
+    pub(crate) text: String,
     /// With comments and the insides of strings blanked, for Rust; lines stay where they are.
-    pub code: String,
+    pub(crate) code: String,
 }
 
 impl File {
     /// A file of that text.
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         let code = if path.ends_with(".rs") { blank(text) } else { text.to_owned() };
         Self { path: path.to_owned(), text: text.to_owned(), code }
     }
 
     /// Whether it is there for tests alone.
-    pub fn is_test(&self) -> bool {
+    pub(crate) fn is_test(&self) -> bool {
         self.path.contains("tests/") || self.path.ends_with("/tests.rs")
     }
 
     /// A complaint about a place in it.
-    pub fn at(&self, offset: usize, what: &str) -> String {
+    pub(crate) fn at(&self, offset: usize, what: &str) -> String {
         let line = self.code[..offset].matches('\n').count() + 1;
         format!("{}:{line}: {what}", self.path)
     }
@@ -35,11 +35,11 @@ impl File {
 
 /// Files by path.
 #[derive(Debug, Clone, Default)]
-pub struct Tree(pub Vec<File>);
+pub(crate) struct Tree(pub(crate) Vec<File>);
 
 impl Tree {
     /// All text files of this repository that people write.
-    pub fn of_this_repository() -> Self {
+    pub(crate) fn of_this_repository() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut tree = Self::default();
         walk(root, root, &mut tree.0);
@@ -49,24 +49,24 @@ impl Tree {
     }
 
     /// A tree of one file, for tests of rules.
-    pub fn of(path: &str, text: &str) -> Self {
+    pub(crate) fn of(path: &str, text: &str) -> Self {
         Self(vec![File::new(path, text)])
     }
 
     /// The same with another file.
-    pub fn with(mut self, path: &str, text: &str) -> Self {
+    pub(crate) fn with(mut self, path: &str, text: &str) -> Self {
         self.0.push(File::new(path, text));
         self
     }
 
     /// Rust files below one of these.
-    pub fn rust<'a>(&'a self, roots: &'a [&str]) -> impl Iterator<Item = &'a File> {
+    pub(crate) fn rust<'a>(&'a self, roots: &'a [&str]) -> impl Iterator<Item = &'a File> {
         let under = move |file: &&File| roots.iter().any(|root| file.path.starts_with(root));
         self.0.iter().filter(|file| file.path.ends_with(".rs")).filter(under)
     }
 
     /// The file of that path.
-    pub fn get(&self, path: &str) -> Option<&File> {
+    pub(crate) fn get(&self, path: &str) -> Option<&File> {
         self.0.iter().find(|file| file.path == path)
     }
 }
@@ -89,7 +89,7 @@ fn walk(root: &Path, dir: &Path, files: &mut Vec<File>) {
 }
 
 /// Where a word stands, alone: neither its neighbours nor it belong to a longer name.
-pub fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+pub(crate) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     text.match_indices(word).map(|(at, _)| at).filter(move |&at| {
         !part(text[..at].chars().next_back()) && !part(text[at + word.len()..].chars().next())
@@ -97,7 +97,7 @@ pub fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 
 }
 
 /// Rust with its comments and the insides of its strings and characters turned into blanks.
-pub fn blank(text: &str) -> String {
+pub(crate) fn blank(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;

@@ -52,7 +52,7 @@ fn is_core(file: &File) -> bool {
 }
 
 /// Complains of everything in the still zone that moves by itself.
-pub fn check(tree: &Tree) -> Vec<String> {
+pub(crate) fn check(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for file in tree.rust(&["src/", "proto/src/"]).filter(|file| is_still(file)) {
         let more = if is_core(file) { FORBIDDEN_IN_CORE } else { &[] };
