@@ -27,12 +27,38 @@ pub(crate) fn dependencies(tree: &Tree) -> Vec<String> {
         .collect();
     let mut complaints = Vec::new();
     for manifest in tree.0.iter().filter(|file| file.path.ends_with("Cargo.toml")) {
-        let parsed: toml::Table = manifest.text.parse().expect("a manifest is TOML");
-        let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
-        let tables = sections.iter().filter_map(|section| parsed.get(*section)?.as_table());
-        for name in tables.flat_map(|table| table.keys()).filter(|name| !name.starts_with("tidings")) {
+        for name in named(&manifest.text).into_iter().filter(|name| !name.starts_with("tidings")) {
             if !explained.contains(name.as_str()) {
                 complaints.push(format!("{}: ARCHITECTURE.md does not say why `{name}`", manifest.path));
+            }
+        }
+    }
+    complaints
+}
+
+/// The dependencies that a manifest names.
+fn named(manifest: &str) -> BTreeSet<String> {
+    let parsed: toml::Table = manifest.parse().expect("a manifest is TOML");
+    let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let tables = sections.iter().filter_map(|section| parsed.get(*section)?.as_table());
+    tables.flat_map(|table| table.keys().cloned()).collect()
+}
+
+/// Every dependency is used by the crate that asks for it.
+pub(crate) fn unused(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for manifest in tree.0.iter().filter(|file| file.path.ends_with("Cargo.toml")) {
+        let home = manifest.path.trim_end_matches("Cargo.toml");
+        let roots =
+            ["src/", "tests/", "benches/", "examples/", "fuzz_targets/"].map(|dir| format!("{home}{dir}"));
+        let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
+        let used = |name: &str| tree.rust(&roots).any(|file| words(&file.code, name).next().is_some());
+        // Derives of serde may name it in attributes alone, where it is text.
+        let derived = |name: &str| tree.rust(&roots).any(|file| file.text.contains(&format!("\"{name}")));
+        for name in named(&manifest.text) {
+            let name = name.replace('-', "_");
+            if !used(&name) && !derived(&name) {
+                complaints.push(format!("{}: nobody uses `{name}`", manifest.path));
             }
         }
     }
@@ -133,6 +159,18 @@ fn complains_of_an_unexplained_dependency() {
     assert_eq!(dependencies(&tree), ["Cargo.toml: ARCHITECTURE.md does not say why `tempfile`"]);
     let tree = Tree::of("Cargo.toml", manifest).with("ARCHITECTURE.md", "| `serde`, `tempfile` | why |\n");
     assert_eq!(dependencies(&tree).len(), 2, "a row without a sentence explains nothing");
+}
+
+#[test]
+fn complains_of_an_unused_dependency() {
+    let manifest = "[dependencies]\nserde = \"1\"\nserde-bytes = \"1\"\ntime = \"1\"\n";
+    let tree = Tree::of("a/Cargo.toml", manifest)
+        .with(
+            "a/src/lib.rs",
+            "use serde::Serialize; struct A(#[serde(with = \"serde_bytes\")] Vec<u8>); // time",
+        )
+        .with("b/src/lib.rs", "use time::Date;");
+    assert_eq!(unused(&tree), ["a/Cargo.toml: nobody uses `time`"]);
 }
 
 #[test]

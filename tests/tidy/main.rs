@@ -51,6 +51,11 @@ fn every_dependency_is_explained() {
 }
 
 #[test]
+fn every_dependency_is_used() {
+    hold(docs::unused);
+}
+
+#[test]
 fn the_readme_names_every_knob_with_its_default() {
     hold(docs::knobs);
 }
