@@ -135,6 +135,10 @@ impl Replica {
         let mut edits = Edits::new();
         let mut supersedes = Dots::new();
         if let Some(cells) = self.state.get(key) {
+            // Versions that came by a merge or a replay have not moved the clock yet.
+            for version in cells.register().versions() {
+                self.clock.observe(version.stamp, wall);
+            }
             supersedes = live_versions(cells);
             edits = self.counter_edits(cells, Counter::Pn);
             if cells.kinds().any(|kind| matches!(kind, Kind::OrSet | Kind::GCounter)) {

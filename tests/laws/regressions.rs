@@ -97,3 +97,18 @@ fn a_replay_over_a_checkpoint_that_is_ahead_changes_nothing() {
     let recovered = recovery.finish(&actor, 500).unwrap();
     assert_eq!(dump(recovered.state()), dump(replica.state()));
 }
+
+/// A SET over a value that came by a merge, on a node whose clock is behind: it
+/// must lose no more than it would have lost had the value come as an op.
+#[test]
+fn a_set_outstamps_what_a_merge_brought() {
+    let [mut ahead, mut behind, mut third] = [0, 1, 2].map(|n| replica(n, 1 << 20));
+    ahead.write(WALL + 400, Write::Set { key: b"k", value: b"ahead" }).unwrap();
+    behind.merge(ahead.state(), ahead.state().seen_entries(), Vec::new(), Vec::new()).unwrap();
+    write(&mut behind, Write::Set { key: b"k", value: b"later" });
+    third.write(WALL + 200, Write::Set { key: b"k", value: b"concurrent" }).unwrap();
+    deliver(&ahead, &mut third);
+    let run = read(&behind, behind.own(), 1, 1).remove(0);
+    assert_eq!(third.receive(&run, WALL, |_| {}).stopped, None);
+    assert_eq!(shown(third.state(), b"k"), Shown::Bytes(b"later".to_vec()));
+}

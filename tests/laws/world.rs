@@ -1,5 +1,7 @@
 //! A few replicas, the mail between them, their disks, and what can happen to all that.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use tidings::core::clock::Clock;
 use tidings::core::journal;
@@ -562,7 +564,13 @@ fn check_answer(write: &Write<'_>, result: &Result<Written, WriteError>, before:
 
 /// Ops from a replica's log, as far as it has them.
 pub fn read(replica: &Replica, ix: tidings::core::actors::ActorIx, first: u64, last: u64) -> Vec<Run> {
-    replica.log().read(ix, first, last, usize::MAX, replica.state().actors()).0
+    let runs = replica.log().read(ix, first, last, usize::MAX, replica.state().actors()).0;
+    for run in &runs {
+        run.check().unwrap();
+        let names: BTreeSet<&Actor> = run.actors.iter().chain([&run.actor]).collect();
+        assert_eq!(names.len(), run.actors.len() + 1, "an actor is named once");
+    }
+    runs
 }
 
 /// All ops that a replica has, by actor.
