@@ -7,6 +7,7 @@ use tidings_proto::{Edit, Op, bounds as wire};
 use super::actors::ShortDot;
 use super::bounds;
 use super::replica::Replica;
+use super::set::Set;
 use super::state::Cells;
 use super::view::{Kind, StringView, View};
 
@@ -132,23 +133,26 @@ impl Replica {
     fn set(&mut self, wall: u64, key: &[u8], value: &[u8]) -> Result<Written, WriteError> {
         fit("key", key, wire::KEY)?;
         fit("value", value, wire::VALUE)?;
-        let mut edits = Edits::new();
-        let mut supersedes = Dots::new();
-        if let Some(cells) = self.state.get(key) {
-            // Versions that came by a merge or a replay have not moved the clock yet.
-            for version in cells.register().versions() {
-                self.clock.observe(version.stamp, wall);
-            }
-            supersedes = live_versions(cells);
-            edits = self.counter_edits(cells, Counter::Pn);
-            if cells.kinds().any(|kind| matches!(kind, Kind::OrSet | Kind::GCounter)) {
-                self.delete(wall, key);
-                edits.clear();
-                supersedes.clear();
-            }
+        let Some(cells) = self.state.get(key) else {
+            self.issue(wall, key, smallvec::smallvec![Edit::Write { supersedes: Dots::new(), value }]);
+            return Ok(Written::Done);
+        };
+        // Versions that came by a merge or a replay have not moved the clock yet.
+        for version in cells.register().versions() {
+            self.clock.observe(version.stamp, wall);
         }
-        edits.push(Edit::Write { supersedes, value });
-        self.issue(wall, key, edits);
+        let write = Edit::Write { supersedes: live_versions(cells), value };
+        if cells.kinds().any(|kind| matches!(kind, Kind::OrSet | Kind::GCounter)) {
+            let members = members(cells);
+            let counters = [Counter::Pn, Counter::G].map(|counter| self.counter_edits(cells, counter));
+            let removals = counters.into_iter().flatten().chain(removals(&members));
+            // One op, so that no reader sees the key gone in between, unless it would be too large.
+            self.issue_split(wall, key, removals.chain([write]));
+        } else {
+            let mut edits = self.counter_edits(cells, Counter::Pn);
+            edits.push(write);
+            self.issue(wall, key, edits);
+        }
         Ok(Written::Done)
     }
 
@@ -177,17 +181,12 @@ impl Replica {
         if cells.kinds().next().is_none() {
             return false;
         }
-        let members: Vec<(Box<[u8]>, Dots<ShortDot>)> = cells
-            .set()
-            .into_iter()
-            .flat_map(|set| set.members())
-            .map(|member| (member.element().into(), member.dots().into()))
-            .collect();
+        let members = members(cells);
         let counters = [Counter::Pn, Counter::G].map(|counter| self.counter_edits(cells, counter));
         let versions = live_versions(cells);
         let erase = (!versions.is_empty()).then_some(Edit::Erase { dots: versions });
-        let removals = members.iter().map(|(element, dots)| Edit::Remove { element, dots: dots.clone() });
-        self.issue_split(wall, key, counters.into_iter().flatten().chain(erase).chain(removals));
+        let removals = erase.into_iter().chain(removals(&members));
+        self.issue_split(wall, key, counters.into_iter().flatten().chain(removals));
         true
     }
 
@@ -197,6 +196,7 @@ impl Replica {
         for edit in edits {
             let bytes = match &edit {
                 Edit::Add { element, .. } | Edit::Remove { element, .. } => element.len(),
+                Edit::Write { value, .. } => value.len(),
                 _ => 0,
             };
             if !batch.is_empty() && (size + bytes > bounds::OP_ELEMENTS || batch.len() >= bounds::OP_EDITS) {
@@ -328,6 +328,16 @@ impl Replica {
             _ => Ok(()),
         }
     }
+}
+
+/// The elements of a key's set with their dots.
+fn members(cells: &Cells) -> Vec<(Box<[u8]>, Dots<ShortDot>)> {
+    let members = cells.set().into_iter().flat_map(Set::members);
+    members.map(|member| (member.element().into(), member.dots().into())).collect()
+}
+
+fn removals(members: &[(Box<[u8]>, Dots<ShortDot>)]) -> impl Iterator<Item = Edit<'_, ShortDot>> {
+    members.iter().map(|(element, dots)| Edit::Remove { element, dots: dots.clone() })
 }
 
 fn live_versions(cells: &Cells) -> Dots<ShortDot> {

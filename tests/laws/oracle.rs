@@ -16,7 +16,7 @@ use crate::dump::{Bytes, Dot, Parked, Stand, Standing};
 /// What an op does, in a user's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A register's value; takes the register and the counter over it.
+    /// A register's value; takes all else of the key.
     Write(Bytes),
     /// Takes all of the key.
     Delete,
@@ -41,23 +41,15 @@ struct Effect {
 }
 
 impl Effect {
-    fn takes_register(&self) -> bool {
+    /// Whether it takes the register, the counters and all elements.
+    fn takes_key(&self) -> bool {
         matches!(self.what, What::Write(_) | What::Delete)
     }
 
     fn takes_element(&self, element: &Bytes) -> bool {
         match &self.what {
             What::Add(elements) | What::Remove(elements) => elements.contains(element),
-            What::Delete => true,
-            _ => false,
-        }
-    }
-
-    fn takes_counter(&self, counter: Counter) -> bool {
-        match self.what {
-            What::Write(_) => counter == Counter::Pn,
-            What::Delete => true,
-            _ => false,
+            _ => self.takes_key(),
         }
     }
 }
@@ -75,7 +67,7 @@ impl History {
         let seen = stand.get(key).cloned().unwrap_or_default();
         let key = key.to_vec();
         let mut effect = Effect { stamp, key, what, context, takes: Vec::new(), takes_sums: Vec::new() };
-        if effect.takes_register() {
+        if effect.takes_key() {
             effect.takes.extend(seen.versions.iter().map(|(dot, ..)| (None, dot.clone())));
         }
         for (element, dots) in &seen.members {
@@ -85,12 +77,16 @@ impl History {
         }
         for counter in [Counter::G, Counter::Pn] {
             let own = (counter, author.clone(), seq - 1);
-            if effect.takes_counter(counter) {
+            if effect.takes_key() {
                 let others = seen.sums.keys().filter(|(c, actor)| *c == counter && actor != author);
                 effect
                     .takes_sums
                     .extend(others.map(|(_, actor)| (counter, actor.clone(), effect.context.get(actor))));
-                effect.takes_sums.push(own);
+                // A spent gcounter is not in the way of a SET, and is left to be closed later.
+                let in_the_way = !seen.members.is_empty() || seen.sums.keys().any(|(c, _)| *c == Counter::G);
+                if counter == Counter::Pn || in_the_way || effect.what == What::Delete {
+                    effect.takes_sums.push(own);
+                }
             } else if effect.what == What::Close(counter)
                 // An increment after all before it are gone says that they are.
                 || matches!(effect.what, What::Count(c, _) if c == counter)
@@ -139,13 +135,11 @@ impl History {
             &present,
             |key, element, dot| {
                 present.iter().any(|(_, effect)| {
-                    let takes = element.map_or_else(|| effect.takes_register(), |e| effect.takes_element(e));
+                    let takes = element.map_or_else(|| effect.takes_key(), |e| effect.takes_element(e));
                     takes && saw(effect, key, dot)
                 })
             },
-            |key, counter, dot| {
-                present.iter().any(|(_, effect)| effect.takes_counter(counter) && saw(effect, key, dot))
-            },
+            |key, _, dot| present.iter().any(|(_, effect)| effect.takes_key() && saw(effect, key, dot)),
         ))
     }
 }

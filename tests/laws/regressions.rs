@@ -112,3 +112,17 @@ fn a_set_outstamps_what_a_merge_brought() {
     assert_eq!(third.receive(&run, WALL, |_| {}).stopped, None);
     assert_eq!(shown(third.state(), b"k"), Shown::Bytes(b"later".to_vec()));
 }
+
+/// A SET is one op, whatever it takes away: no reader elsewhere finds the key
+/// gone in between. Only where one op would be too large the removal goes first.
+#[test]
+fn a_set_over_a_set_is_one_op() {
+    for (size, ops) in [(10, 1), (300 << 10, 2)] {
+        let mut replica = replica(0, 1 << 20);
+        write(&mut replica, Write::Add { key: b"k", elements: &[b"m"] });
+        let value = vec![b'v'; size];
+        write(&mut replica, Write::Set { key: b"k", value: &value });
+        assert_eq!(replica.own_seq(), 1 + ops);
+        assert_eq!(shown(replica.state(), b"k"), Shown::Bytes(value));
+    }
+}
