@@ -265,6 +265,9 @@ impl Engine {
     /// All records taken so far, and those that are taken next, are *not* in it:
     /// call it right after [`Engine::take_effects`], under the same lock.
     pub fn begin_checkpoint(&mut self) -> Option<(SnapshotId, Meta)> {
+        if self.stopped.is_some() {
+            return None;
+        }
         assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");
         let Begun { id: snapshot, seen, parked } = self.replica.begin_snapshot()?;
         let meta = Meta {
