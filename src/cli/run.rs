@@ -60,8 +60,8 @@ async fn serve(config: Config, exit_with_stdin: bool) -> anyhow::Result<()> {
     closing.cancel();
     tokio::select! {
         () = async { node.shutdown().await; while doors.join_next().await.is_some() {} } => info!("stopped"),
-        why = stop.wanted() => {
-            warn!("{why} while stopping: going at once");
+        _ = stop.interrupt.recv() => {
+            warn!("interrupted while stopping: going at once");
             std::process::exit(1);
         }
     }
@@ -119,15 +119,11 @@ impl Stop {
                 None => std::future::pending().await,
             }
         };
-        let why = tokio::select! {
+        tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
             () = stdin => "standard input ended",
-        };
-        if why == "standard input ended" {
-            self.stdin = None;
         }
-        why
     }
 }
 
