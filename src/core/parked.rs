@@ -1,6 +1,6 @@
 //! Removals that name a dot not yet seen, kept until that dot arrives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::actors::{ActorIx, ShortDot};
 use super::bounds;
@@ -24,7 +24,7 @@ impl CellName {
 /// The parked removals: by dot and cell, because one op may make its dot live in several cells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parked {
-    cells: BTreeMap<ShortDot, Vec<CellName>>,
+    cells: BTreeMap<ShortDot, BTreeSet<CellName>>,
     len: usize,
     bytes: usize,
 }
@@ -47,18 +47,17 @@ impl Parked {
 
     /// Parks the removal of a dot from a cell.
     pub(super) fn park(&mut self, dot: ShortDot, cell: CellName) {
-        let cells = self.cells.entry(dot).or_default();
-        if !cells.contains(&cell) {
-            self.bytes += cell.size();
+        let size = cell.size();
+        if self.cells.entry(dot).or_default().insert(cell) {
+            self.bytes += size;
             self.len += 1;
-            cells.push(cell);
         }
     }
 
     /// Whether a removal of the dot from that cell is parked.
     pub fn holds(&self, dot: ShortDot, key: &[u8], element: Option<&[u8]>) -> bool {
         self.cells.get(&dot).is_some_and(|cells| {
-            cells.iter().any(|cell| *cell.key == *key && cell.element.as_deref() == element)
+            cells.contains(&CellName { key: key.into(), element: element.map(Into::into) })
         })
     }
 
@@ -73,7 +72,7 @@ impl Parked {
     /// Forgets all removals of dots that have been seen.
     pub(super) fn settle_seen(&mut self, seen: impl Fn(ActorIx) -> u64) {
         self.cells.retain(|dot, _| dot.seq() > seen(dot.actor()));
-        self.len = self.cells.values().map(Vec::len).sum();
+        self.len = self.cells.values().map(BTreeSet::len).sum();
         self.bytes = self.cells.values().flatten().map(CellName::size).sum();
     }
 

@@ -156,7 +156,16 @@ impl State {
 
     /// The cells of one key.
     pub fn get(&self, key: &[u8]) -> Option<&Cells> {
-        self.cells.get(self.cells.hash(key), key)
+        self.get_at(self.position(key), key)
+    }
+
+    /// Where a key stands in hash order.
+    pub(super) fn position(&self, key: &[u8]) -> u64 {
+        self.cells.hash(key)
+    }
+
+    pub(super) fn get_at(&self, hash: u64, key: &[u8]) -> Option<&Cells> {
+        self.cells.get(hash, key)
     }
 
     /// The greatest number n such that all of 1 to n of that actor have been applied.
@@ -216,6 +225,16 @@ impl State {
     /// Ops of one actor must come in sequence. The one way in for every write,
     /// local or pushed, pulled or replayed.
     pub fn apply(&mut self, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
+        self.apply_at(self.position(op.key), dot, op)
+    }
+
+    /// [`State::apply`] for a caller who has the key's position already.
+    pub(super) fn apply_at(
+        &mut self,
+        hash: u64,
+        dot: ShortDot,
+        op: &Op<'_, ShortDot>,
+    ) -> Result<(), ApplyError> {
         let expected = self.seen(dot.actor()) + 1;
         if dot.seq() != expected {
             let actor = self.actors.get(dot.actor()).clone();
@@ -225,7 +244,6 @@ impl State {
         if unseen > 0 && !self.parked.has_room(unseen, bytes) {
             return Err(ApplyError::ParkedFull);
         }
-        let hash = self.cells.hash(op.key);
         self.snapshots.before_change(&self.cells, &self.actors, hash);
         let cells = self.cells.get_or_insert(hash, op.key, || Cells::new(op.key));
         let before = Shape::of(cells);
