@@ -174,8 +174,12 @@ fn a_development_cluster_lives_and_ends_as_a_whole() {
     let reason = text(&second.stderr);
     assert_eq!(second.status.code(), Some(1));
     assert!(reason.contains("node-1: port ") && reason.contains("in use"), "{reason}");
+    kill_process(cluster.nodes[0], Signal::HUP).unwrap();
+    eventually(dir, "node-1", &["get", "n"], "-5\n");
     cluster.signal(Signal::INT);
     assert_eq!(cluster.end(), (Some(0), String::new()));
+    let log = fs::read_to_string(dir.join("node-1/log")).unwrap();
+    assert!(log.contains("settings read again") && log.contains("stopped"), "{log}");
 
     let cluster = Cluster::start(dir, base);
     eventually(dir, "node-2", &["get", "n"], "-5\n");
