@@ -1,7 +1,7 @@
 //! The program as its users meet it: exit codes, reasons, and a whole local cluster.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -125,15 +125,30 @@ impl Cluster {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for the end of `dev` and of all its nodes.
-    fn end(self) -> (Option<i32>, String) {
-        let output = self.child.wait_with_output().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.nodes.iter().any(|node| test_kill_process(*node).is_ok()) {
-            assert!(Instant::now() < deadline, "a node outlived dev");
-            sleep(Duration::from_millis(20));
-        }
-        (output.status.code(), text(&output.stderr))
+    /// Waits for the end of `dev` and of all its nodes. Returns its exit code and its last words.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        let status = self.child.wait().unwrap();
+        self.nodes.iter().for_each(|node| wait_for_end(*node));
+        (status.code(), said)
+    }
+}
+
+/// A test that fails leaves nothing running: the nodes do not outlive `dev`.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn wait_for_end(node: Pid) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while test_kill_process(node).is_ok() {
+        assert!(Instant::now() < deadline, "a node lives on");
+        sleep(Duration::from_millis(20));
     }
 }
 
@@ -183,13 +198,17 @@ fn a_development_cluster_lives_and_ends_as_a_whole() {
 
     let cluster = Cluster::start(dir, base);
     eventually(dir, "node-2", &["get", "n"], "-5\n");
+    eventually(dir, "node-1", &["leave"], "");
+    wait_for_end(cluster.nodes[0]);
+    eventually(dir, "node-2", &["incr", "n"], "-4\n");
     kill_process(cluster.nodes[1], Signal::KILL).unwrap();
     let (code, reason) = cluster.end();
     assert_eq!(code, Some(1));
+    assert!(reason.contains("node-1 has left"), "{reason}");
     assert!(reason.contains("node-2 died") && reason.contains("INFO"), "{reason}");
 
     let cluster = Cluster::start(dir, base);
-    eventually(dir, "node-1", &["get", "n"], "-5\n");
+    eventually(dir, "node-1", &["get", "n"], "-4\n");
     cluster.signal(Signal::KILL);
     assert_eq!(cluster.end().0, None);
 }
