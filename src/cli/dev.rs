@@ -137,7 +137,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the nodes and watches them. Returns when one has died.
+    /// Starts the nodes and watches them. Returns when one has died, or all have left.
     async fn run(&mut self, plans: Vec<Plan>) -> anyhow::Result<()> {
         let join: Vec<_> = plans.iter().map(|plan| plan.quic.to_string()).collect();
         for plan in plans {
@@ -208,13 +208,24 @@ impl Cluster {
         Ok(out.line("ready")?)
     }
 
+    /// A node that ended well was asked to, by `tidings leave`: the others go on without it.
     fn check_alive(&mut self) -> anyhow::Result<()> {
-        for node in &mut self.nodes {
-            if let Some(status) = node.child.try_wait()? {
-                return Err(Died::of(node, status).into());
+        let mut died = None;
+        let mut left = Vec::new();
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            match node.child.try_wait()? {
+                Some(status) if status.success() => left.push(at),
+                Some(status) => died = Some(Died::of(node, status)),
+                None => {}
             }
         }
-        Ok(())
+        for at in left.into_iter().rev() {
+            eprintln!("tidings: {} has left", self.nodes.remove(at).plan.name);
+        }
+        if let Some(died) = died {
+            return Err(died.into());
+        }
+        if self.nodes.is_empty() { bail!("every node has left") } else { Ok(()) }
     }
 
     /// Asks every node to stop, waits, and kills those that do not.
