@@ -72,14 +72,18 @@ impl Redis {
         members
     }
 
-    /// Many commands, without waiting between them. They must fit into the buffers of the sockets.
+    /// Many commands, with many of them on their way at once. None may be answered with an error.
     #[track_caller]
     pub(crate) fn pipeline(&mut self, commands: &[Vec<String>]) -> Vec<Reply> {
         let mut replies = Vec::new();
         for some in commands.chunks(256) {
             let bytes: Vec<u8> = some.iter().flat_map(|command| encode(command)).collect();
             self.writer.write_all(&bytes).expect("the node takes commands");
-            replies.extend(some.iter().map(|_| self.reader.reply().expect("the node answers")));
+            for command in some {
+                let reply = self.reader.reply().expect("the node answers");
+                assert!(!matches!(reply, Reply::Error(_)), "{command:?}: {reply:?}");
+                replies.push(reply);
+            }
         }
         replies
     }

@@ -183,6 +183,7 @@ fn a_blank_node_gets_everything() {
     cluster.nodes[..2].iter_mut().for_each(Node::start);
     cluster.wait_linked();
     write_first(&cluster.nodes[0]);
+    cluster.wait_converged();
     delete_some(&cluster.nodes[1]);
     write_much(&cluster.nodes[0]);
     cluster.nodes[2].start();
