@@ -217,7 +217,8 @@ impl Engine {
 
     /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.
     pub fn deadline(&self) -> u64 {
-        self.gossip.deadline()
+        // A stopped engine settles nothing, so what is due there stays due.
+        if self.stopped.is_some() { self.gossip.idle_deadline() } else { self.gossip.deadline() }
     }
 
     /// The disk failed: from now on nothing is written, taken in or sent; reads go on.

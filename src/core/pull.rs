@@ -80,6 +80,11 @@ impl Wants {
         self.actors.values().filter(|want| want.asked.is_none()).map(|want| want.not_before)
     }
 
+    /// Forgets what is wanted, and keeps what came ahead of its turn.
+    pub(super) fn clear(&mut self) {
+        self.actors.clear();
+    }
+
     pub(super) fn in_flight(&self) -> bool {
         self.actors.values().any(|want| want.asked.is_some())
     }
