@@ -264,8 +264,12 @@ impl Engine {
 
     /// Begins a checkpoint: its meta, and the snapshot whose blocks belong to it.
     /// All records taken so far, and those that are taken next, are *not* in it:
-    /// call it right after [`Engine::take_effects`], under the same lock.
+    /// call it right after [`Engine::take_effects`], under the same lock. None from
+    /// a stopped engine: it may have applied what never reached the disk.
     pub fn begin_checkpoint(&mut self) -> Option<(SnapshotId, Meta)> {
+        if self.stopped.is_some() {
+            return None;
+        }
         assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");
         let snapshot = self.replica.begin_snapshot()?;
         let meta = Meta {

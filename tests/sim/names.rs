@@ -57,10 +57,6 @@ impl Names {
         self.places.get(actor).copied()
     }
 
-    pub fn get(&self, ax: Ax) -> &Actor {
-        &self.list[ax]
-    }
-
     /// Extends a translation from a state's own numbering, which only grows.
     pub fn extend(&mut self, places: &mut Vec<Ax>, state: &State) {
         for ix in places.len()..state.actors().len() {

@@ -12,7 +12,9 @@ use tidings::core::snapshot::SnapshotId;
 use tidings::core::state::ApplyError;
 use tidings::core::table::HashKey;
 use tidings::engine::{Effects, Engine, Event, Input, LinkId, Now};
-use tidings::store::{CheckpointWriter, Fsync, Housekeeper, Lsn, MemDisk, OpenError, Recovered, Store, Syncer};
+use tidings::store::{
+    CheckpointWriter, DiskError, Fsync, Housekeeper, Lsn, MemDisk, OpenError, Recovered, ReplayError, Store, Syncer,
+};
 use tidings_proto::{Actor, Edit, Message, Name, Stamp};
 
 use crate::names::{Dot, Seen, at, raise, within};
@@ -126,27 +128,24 @@ impl World {
         let opened = Store::open(Arc::new(disk.clone()), self.plan.store.clone(), wall);
         let (store, recovery) = match opened {
             Ok(opened) => opened,
-            Err(OpenError::Disk(error)) => {
-                self.say(|| format!("{} cannot start: {error}", self.called(slot)));
-                disk.kill();
-                let again = self.rng.faults.random_range(10_000..500_000);
-                self.push(again, Due::Restart { slot });
-                return Ok(());
-            }
+            Err(OpenError::Disk(error)) => return self.start_later(slot, error),
             Err(error) => return Err(format!("{} refused to start: {error}", self.called(slot))),
         };
         let key = HashKey(self.rng.lives.random(), self.rng.lives.random());
         let mut recovered = Recovery::new(key, self.plan.log_memory);
-        recovery
-            .replay(|item| -> Result<(), ApplyError> {
-                match item {
-                    Recovered::Checkpoint { meta, .. } => recovered.meta(Meta::decode(meta)?),
-                    Recovered::Retained { payload, .. } => recovered.retained(payload),
-                    Recovered::Block(block) => recovered.block(block),
-                    Recovered::Record { payload, .. } => recovered.record(payload),
-                }
-            })
-            .map_err(|error| format!("{} cannot replay its log: {error:?}", self.called(slot)))?;
+        let replayed = recovery.replay(|item| -> Result<(), ApplyError> {
+            match item {
+                Recovered::Checkpoint { meta, .. } => recovered.meta(Meta::decode(meta)?),
+                Recovered::Retained { payload, .. } => recovered.retained(payload),
+                Recovered::Block(block) => recovered.block(block),
+                Recovered::Record { payload, .. } => recovered.record(payload),
+            }
+        });
+        match replayed {
+            Ok(_) => {}
+            Err(ReplayError::Disk(error)) => return self.start_later(slot, error),
+            Err(error) => return Err(format!("{} cannot replay its log: {error:?}", self.called(slot))),
+        }
         let incarnation = self.rng.lives.random();
         let actor = Actor { node: self.processes[slot].name.clone(), incarnation };
         let now = Now { mono: 0, wall };
@@ -154,6 +153,16 @@ impl World {
         let engine = Engine::new(recovered, &actor, self.plan.settings.clone(), seed, now)
             .map_err(|error| error.to_string())?;
         self.begin_life(slot, engine, store)
+    }
+
+    /// The disk refused at the start. Nothing runs; somebody tries again.
+    fn start_later(&mut self, slot: usize, error: DiskError) -> Check {
+        self.say(|| format!("{} cannot start: {error}", self.called(slot)));
+        self.facts.disk_failures += 1;
+        self.processes[slot].disk.kill();
+        let again = self.rng.faults.random_range(10_000..500_000);
+        self.push(again, Due::Restart { slot });
+        Ok(())
     }
 
     fn begin_life(&mut self, slot: usize, engine: Engine, store: Store) -> Check {

@@ -98,6 +98,13 @@ impl World {
     fn heal(&mut self, slots: &[usize]) -> Check {
         self.say(|| format!("healed: {slots:?}"));
         self.unblock();
+        if !self.plan.faults.is_empty() {
+            // Whom faults and operators made everybody forget is told of anew.
+            self.meeting = slots.iter().map(|slot| self.processes[*slot].address.clone()).collect();
+            for life in self.processes.iter_mut().filter_map(|process| process.life.as_mut()) {
+                life.sought.extend(self.meeting.iter().cloned());
+            }
+        }
         for slot in 0..self.processes.len() {
             let process = &mut self.processes[slot];
             process.paused_until = 0;

@@ -93,6 +93,8 @@ pub struct World {
     pub promised: Seen,
     /// Who is not heard by whom, until when.
     pub blocked: BTreeMap<(usize, usize), u64>,
+    /// Addresses that operators have told everybody of, once there were faults.
+    pub meeting: BTreeSet<String>,
     /// Whether clients write and faults happen.
     pub stormy: bool,
     pub facts: Facts,
@@ -120,6 +122,7 @@ impl World {
             history: History::default(),
             promised: Seen::new(),
             blocked: BTreeMap::new(),
+            meeting: BTreeSet::new(),
             stormy: true,
             facts: Facts::default(),
             story: tell.then(RefCell::default),
@@ -154,7 +157,7 @@ impl World {
     pub fn seeds(&self, slot: usize) -> BTreeSet<String> {
         let seeds = self.processes.iter().take(self.plan.seeds.min(self.plan.nodes));
         let others = seeds.filter(|seed| seed.name != self.processes[slot].name);
-        others.map(|seed| seed.address.clone()).collect()
+        others.map(|seed| seed.address.clone()).chain(self.meeting.iter().cloned()).collect()
     }
 
     pub fn called(&self, slot: usize) -> String {
