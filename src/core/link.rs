@@ -451,6 +451,8 @@ impl Gossip {
         self.own_elsewhere(replica, 0);
         if self.links.is_empty() {
             self.own_pushed = replica.own_seq();
+            // Nobody is left to ask; what is lacking is wanted anew when a link comes up.
+            self.wants.clear();
             return;
         }
         if replica.own_seq() > self.own_pushed {
@@ -483,6 +485,12 @@ impl Gossip {
     /// The live zone no longer waits for an answer.
     pub fn cancel(&mut self, token: Token) {
         self.asked.retain(|_, (_, asked)| *asked != token);
+    }
+
+    /// The next moment at which something is due though nothing can be settled, as
+    /// when the disk has failed; monotonic microseconds.
+    pub fn idle_deadline(&self) -> u64 {
+        self.tick_at.min(self.sync_at)
     }
 
     /// The next moment at which something is due, monotonic microseconds.
