@@ -11,6 +11,8 @@
 //! The engine never reads a clock and never draws from ambient randomness: the
 //! same calls give the same effects, byte for byte.
 
+#![warn(missing_docs)]
+
 use tidings_proto::message::Stats;
 use tidings_proto::{Actor, Hello, Message, Name};
 

@@ -8,7 +8,7 @@
 
 mod catalogue;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Once;
 use std::{env, fs};
@@ -159,7 +159,7 @@ fn edit_name<D>(edit: &Edit<'_, D>) -> &'static str {
 #[test]
 fn every_variant_has_a_vector() {
     let (mut kinds, mut edits) = (BTreeSet::new(), BTreeSet::new());
-    let (mut merge, mut cells) = (HashSet::new(), HashSet::new());
+    let (mut merge, mut cells) = (BTreeSet::new(), BTreeSet::new());
     for (_, value) in families().into_iter().flat_map(|family| family.vectors) {
         match value {
             Value::Message(message) => {

@@ -15,6 +15,8 @@
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 
+#![warn(missing_docs)]
+
 pub mod actors;
 pub mod block;
 pub mod bounds;

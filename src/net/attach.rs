@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use tidings_proto::{Hello, Message, Name};
 
-use super::{AddressState, Frame, Handler, LinkHandle, LinkId, Net, NetConfig, NetError, Refusal};
+use super::{
+    AddressState, ByReason, Frame, Handler, LinkHandle, LinkId, Net, NetConfig, NetError, NetStats, Refusal,
+};
 use crate::net::tls::Credentials;
 use crate::node::api::PeerRow;
 use crate::node::{NetFacts, Node, QueueFull, Transport};
@@ -155,6 +157,25 @@ impl Transport for Attached {
 
     fn facts(&self) -> NetFacts {
         let Some(net) = self.net.get() else { return NetFacts::default() };
-        NetFacts { linked: self.links.read().len() as u64, ..NetFacts::of(net.stats()) }
+        NetFacts { linked: self.links.read().len() as u64, ..facts_of(net.stats()) }
+    }
+}
+
+/// What the transport counted.
+fn facts_of(stats: &NetStats) -> NetFacts {
+    let reasons = |by: &ByReason| by.iter().map(|(reason, n)| (reason.label(), n)).collect();
+    let kinds = || stats.by_kind();
+    NetFacts {
+        linked: 0,
+        messages_sent: kinds().map(|(kind, traffic)| (kind, traffic.frames_out.get())).collect(),
+        messages_received: kinds().map(|(kind, traffic)| (kind, traffic.frames_in.get())).collect(),
+        bytes_sent: kinds().map(|(kind, traffic)| (kind, traffic.bytes_out.get())).collect(),
+        bytes_received: kinds().map(|(kind, traffic)| (kind, traffic.bytes_in.get())).collect(),
+        dropped: [("news", stats.news_queue_full.get()), ("bulk", stats.bulk_queue_full.get())].into(),
+        refused: reasons(&stats.refused),
+        refused_by_peer: reasons(&stats.refused_by_peer),
+        ended: reasons(&stats.ended),
+        dial_failures: stats.dial_failures.get(),
+        clock_offset_ms: None,
     }
 }

@@ -7,7 +7,6 @@ use super::api::MemberCounts;
 use crate::core::link::{GossipCounts, Lags};
 use crate::core::replica::OpCounts;
 use crate::core::view::Tallies;
-use crate::net::NetStats;
 
 /// Counts by a label of few values.
 pub type ByLabel = BTreeMap<&'static str, u64>;
@@ -77,27 +76,6 @@ pub struct NetFacts {
     pub dial_failures: u64,
     /// How far this node's clock is ahead of the median of its peers', in milliseconds; none without peers.
     pub clock_offset_ms: Option<i64>,
-}
-
-impl NetFacts {
-    /// What the transport counted.
-    pub fn of(stats: &NetStats) -> Self {
-        let reasons = |by: &crate::net::ByReason| by.iter().map(|(reason, n)| (reason.label(), n)).collect();
-        let kinds = || stats.by_kind();
-        Self {
-            linked: 0,
-            messages_sent: kinds().map(|(kind, traffic)| (kind, traffic.frames_out.get())).collect(),
-            messages_received: kinds().map(|(kind, traffic)| (kind, traffic.frames_in.get())).collect(),
-            bytes_sent: kinds().map(|(kind, traffic)| (kind, traffic.bytes_out.get())).collect(),
-            bytes_received: kinds().map(|(kind, traffic)| (kind, traffic.bytes_in.get())).collect(),
-            dropped: [("news", stats.news_queue_full.get()), ("bulk", stats.bulk_queue_full.get())].into(),
-            refused: reasons(&stats.refused),
-            refused_by_peer: reasons(&stats.refused_by_peer),
-            ended: reasons(&stats.ended),
-            dial_failures: stats.dial_failures.get(),
-            clock_offset_ms: None,
-        }
-    }
 }
 
 /// The disk.

@@ -5,6 +5,8 @@
 //! engine and applies; [`Node::commit`] hands the records to the operating system
 //! in one write, then lets the messages go; the door replies.
 
+#![warn(missing_docs)]
+
 pub mod api;
 mod checkpoint;
 mod commit;
