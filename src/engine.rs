@@ -219,7 +219,8 @@ impl Engine {
 
     /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.
     pub fn deadline(&self) -> u64 {
-        self.gossip.deadline()
+        // A stopped engine settles nothing, so what is due there stays due.
+        if self.stopped.is_some() { self.gossip.idle_deadline() } else { self.gossip.deadline() }
     }
 
     /// The disk failed: from now on nothing is written, taken in or sent; reads go on.
@@ -265,8 +266,12 @@ impl Engine {
 
     /// Begins a checkpoint: its meta, and the snapshot whose blocks belong to it.
     /// All records taken so far, and those that are taken next, are *not* in it:
-    /// call it right after [`Engine::take_effects`], under the same lock.
+    /// call it right after [`Engine::take_effects`], under the same lock. None from
+    /// a stopped engine: it may have applied what never reached the disk.
     pub fn begin_checkpoint(&mut self) -> Option<(SnapshotId, Meta)> {
+        if self.stopped.is_some() {
+            return None;
+        }
         assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");
         let Begun { id: snapshot, seen, parked } = self.replica.begin_snapshot()?;
         let meta = Meta {

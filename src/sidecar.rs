@@ -142,6 +142,12 @@ impl Sidecar {
         self.desk.clone()
     }
 
+    /// Has the node use what of a configuration may change while it runs, and show it to operators.
+    pub fn reconfigure(&self, config: Config) {
+        self.node.set_settings(engine_settings(&config));
+        self.desk.set_config(config);
+    }
+
     /// Returns when an operator has had the node leave.
     pub async fn left(&self) {
         self.node.gone().await;
@@ -170,13 +176,7 @@ fn options(config: &Config, node: tidings_proto::Name, realm: tidings_proto::Nam
         realm,
         zone: config.zone.as_str().to_owned(),
         advertise: config.advertise.iter().map(|address| address.as_str().to_owned()).collect(),
-        settings: engine::Settings {
-            push_interval: millis(config.push_interval),
-            anti_entropy_interval: millis(config.anti_entropy_interval),
-            fanout: config.fanout as usize,
-            push_window: config.push_window.as_micros() as u64,
-            max_clock_drift: millis(config.max_clock_drift),
-        },
+        settings: engine_settings(config),
         fsync: config.fsync,
         log_memory: config.log_memory.0 as usize,
         checkpoint_bytes: config.checkpoint_size.0,
@@ -218,5 +218,16 @@ fn resp_facts(stats: &RespStats) -> RespFacts {
         commands: stats.commands.get(),
         errors: stats.errors.get(),
         malformed: stats.malformed.get(),
+    }
+}
+
+fn engine_settings(config: &Config) -> engine::Settings {
+    let millis = |duration: std::time::Duration| duration.as_millis() as u64;
+    engine::Settings {
+        push_interval: millis(config.push_interval),
+        anti_entropy_interval: millis(config.anti_entropy_interval),
+        fanout: config.fanout as usize,
+        push_window: config.push_window.as_micros() as u64,
+        max_clock_drift: millis(config.max_clock_drift),
     }
 }

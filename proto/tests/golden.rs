@@ -154,6 +154,7 @@ fn edit_name<D>(edit: &Edit<'_, D>) -> &'static str {
         Edit::Count { .. } => "count",
         Edit::Reset { .. } => "reset",
         Edit::Close { .. } => "close",
+        Edit::Clear { .. } => "clear",
     }
 }
 
@@ -177,7 +178,7 @@ fn every_variant_has_a_vector() {
         }
     }
     assert_eq!(kinds, Message::KINDS.iter().copied().collect());
-    assert_eq!(edits.len(), 7, "{edits:?}");
+    assert_eq!(edits.len(), 8, "{edits:?}");
     assert_eq!(merge.len(), 9, "every variant of Sync");
     assert_eq!(cells.len(), 3, "every variant of CellState");
 }

@@ -152,7 +152,7 @@ pub(super) async fn pull(pull: Pull) -> anyhow::Result<()> {
                 (false, false) => {}
             }
         }
-        if !out.json() && !request.names_only && (!page.keys.is_empty() || request.cursor.is_none()) {
+        if !out.json() && !request.names_only && !page.keys.is_empty() {
             out.table(print::VERSIONS, page.keys.iter().flat_map(print::versions).collect())?;
         }
         request.cursor = page.cursor;

@@ -118,8 +118,8 @@ enum Command {
         /// How much.
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         by: i64,
-        /// A counter that only grows (gcounter).
-        #[arg(long = "g")]
+        /// A counter that only grows.
+        #[arg(long = "gcounter", short)]
         grow_only: bool,
     },
     /// Deletes keys: all of them that this node has seen.

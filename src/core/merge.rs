@@ -14,7 +14,6 @@ use super::counter::{Part, Parts};
 use super::register::Register;
 use super::set::Set;
 use super::state::{Cells, State};
-use super::table::Named;
 use super::view::Shape;
 
 impl State {
@@ -34,8 +33,8 @@ impl State {
         let join = Join { ours: self.seen.clone(), theirs, places, places_there };
         self.merge_common(other, &join);
         self.merge_new(other, &join);
-        for (dot, cell) in other.parked.iter() {
-            self.parked.park(join.translate(dot), cell.clone());
+        for (dot, removal) in other.parked.iter() {
+            self.parked.park(join.translate(dot), removal.clone());
         }
         for (seq, theirs) in self.seen.iter_mut().zip(&join.theirs) {
             *seq = (*seq).max(*theirs);
@@ -210,16 +209,5 @@ impl Join {
         if ours.baseline.as_deref().is_some_and(closed) {
             ours.baseline = None;
         }
-    }
-}
-
-impl Set {
-    fn retain_dots(&mut self, keep: impl Fn(&[u8], ShortDot) -> bool) {
-        self.table_mut().retain(|member| {
-            let dots: SmallVec<[ShortDot; 1]> =
-                member.dots.iter().copied().filter(|dot| keep(member.name(), *dot)).collect();
-            member.dots = dots;
-            !member.dots.is_empty()
-        });
     }
 }

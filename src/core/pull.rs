@@ -80,8 +80,13 @@ impl Wants {
         self.actors.values().filter(|want| want.asked.is_none()).map(|want| want.not_before)
     }
 
-    pub(super) fn in_flight(&self) -> bool {
-        self.actors.values().any(|want| want.asked.is_some())
+    /// Forgets what is wanted, and keeps what came ahead of its turn.
+    pub(super) fn clear(&mut self) {
+        self.actors.clear();
+    }
+
+    pub(super) fn any(&self) -> bool {
+        !self.actors.is_empty()
     }
 
     /// Keeps a run that came ahead of its turn, if there is room.
@@ -99,11 +104,6 @@ impl Wants {
         let run = self.ahead.remove(&at).expect("just found");
         self.ahead_bytes -= run.ops.len();
         Some(run)
-    }
-
-    /// The first number that waits ahead of its turn.
-    fn first_ahead(&self, actor: ActorIx) -> Option<u64> {
-        self.ahead.range((actor, 0)..=(actor, u64::MAX)).next().map(|((_, first), _)| *first)
     }
 }
 
@@ -359,10 +359,13 @@ impl Gossip {
         self.send(to, Message::Pull(Pull::Keys { id, keys, cursor, names_only }));
     }
 
-    pub(super) fn forget_ahead(&mut self, replica: &Replica) {
+    /// Takes in what waited ahead of its turn and whose turn a merge has brought.
+    pub(super) fn receive_ahead(&mut self, now: Now, replica: &mut Replica, from: LinkId) {
         for actor in replica.places() {
-            while self.wants.first_ahead(actor).is_some_and(|first| first <= replica.state().seen(actor)) {
-                self.wants.next_ahead(actor, replica.state().seen(actor));
+            while let Some(run) = self.wants.next_ahead(actor, replica.state().seen(actor)) {
+                if run.last() > replica.state().seen(actor) {
+                    self.receive_run(now, replica, from, &run);
+                }
             }
         }
         for want in self.wants.actors.values_mut() {

@@ -11,7 +11,7 @@ use tidings_proto::{Actor, DecodeError, Op, Seen, SeenEntries, Stamp, WireDot};
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::bounds;
 use super::counter::Parts;
-use super::parked::{CellName, Parked};
+use super::parked::{Parked, Removal, Target};
 use super::register::{Register, Version};
 use super::set::Set;
 use super::snapshot::Snapshots;
@@ -209,7 +209,8 @@ impl State {
             Edit::Write { supersedes: dots, .. }
             | Edit::Erase { dots }
             | Edit::Add { supersedes: dots, .. }
-            | Edit::Remove { dots, .. } => dots.iter().all(fits),
+            | Edit::Remove { dots, .. }
+            | Edit::Clear { upto: dots } => dots.iter().all(fits),
             Edit::Reset { baselines, .. } => baselines.iter().all(|b| fits(&b.birth)),
             Edit::Count { .. } | Edit::Close { .. } => true,
         });
@@ -266,7 +267,9 @@ impl State {
         let (mut count, mut bytes) = (0, 0);
         for edit in &op.edits {
             let (dots, name) = match edit {
-                Edit::Write { supersedes: dots, .. } | Edit::Erase { dots } => (dots, 0),
+                Edit::Write { supersedes: dots, .. } | Edit::Erase { dots } | Edit::Clear { upto: dots } => {
+                    (dots, 0)
+                }
                 Edit::Add { supersedes: dots, element } | Edit::Remove { dots, element } => {
                     (dots, element.len())
                 }
@@ -312,6 +315,7 @@ impl Slot<'_> {
                 }
             }
             Edit::Remove { element, dots } => self.remove(Some(element), dots),
+            Edit::Clear { upto } => self.clear(upto),
             &Edit::Count { counter, birth, p, n } => {
                 let tally = Tally { birth, p, n };
                 self.cells.counter_mut(counter).change(dot.actor(), |part| part.contribute(tally));
@@ -329,8 +333,8 @@ impl Slot<'_> {
     fn remove(&mut self, element: Option<&[u8]>, dots: &[ShortDot]) {
         for &dot in dots {
             if !self.has_seen(dot) {
-                let cell = CellName { key: self.cells.key.clone(), element: element.map(Into::into) };
-                self.parked.park(dot, cell);
+                let target = element.map_or(Target::Register, |element| Target::Member(element.into()));
+                self.parked.park(dot, Removal { key: self.cells.key.clone(), target });
                 continue;
             }
             match element {
@@ -343,6 +347,21 @@ impl Slot<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Drops the dots of the set of this key up to those named. What of them has not been seen is parked.
+    fn clear(&mut self, upto: &[ShortDot]) {
+        for &dot in upto {
+            if self.has_seen(dot) {
+                continue;
+            }
+            self.parked.park(dot, Removal { key: self.cells.key.clone(), target: Target::Set });
+        }
+        if let Some(set) = self.cells.set.as_deref_mut() {
+            let covers =
+                |dot: ShortDot| upto.iter().any(|u| u.actor() == dot.actor() && dot.seq() <= u.seq());
+            set.retain_dots(|_, dot| !covers(dot));
         }
     }
 

@@ -102,9 +102,10 @@ impl Gossip {
         let id = self.fresh_id();
         let entries = replica.state().seen_entries();
         let digest = entries.digest();
-        // Ops are asked of one at a time: two answers would hold the same.
+        // Ops are asked of one at a time: two answers would hold the same. What is
+        // wanted is on its way, or will be asked for in its time.
         let others = self.links.iter().any(|(id, link)| *id != to && link.syn.is_some());
-        let credit = if others || self.wants.in_flight() { 0 } else { wire::BATCH as u32 };
+        let credit = if others || self.wants.any() { 0 } else { wire::BATCH as u32 };
         let link = self.links.get_mut(&to).expect("just found");
         link.syn = Some((id, digest));
         if let Some(token) = token {
@@ -360,7 +361,7 @@ impl Gossip {
             return;
         }
         self.counts.merges += 1;
-        self.forget_ahead(replica);
+        self.receive_ahead(now, replica, from);
         let node = self.links[&from].actor.node.clone();
         self.out.events.push(Event::Merged { node, blocks, bytes: incoming.bytes });
         self.plan_push(now, false, Some(from));

@@ -1,10 +1,12 @@
 //! Local writes: what a client asks for, turned into ops that say what they have seen.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use smallvec::SmallVec;
 use tidings_proto::op::{Baseline, Counter, Dots};
 use tidings_proto::{Edit, Op, bounds as wire};
 
-use super::actors::ShortDot;
+use super::actors::{ActorIx, ShortDot};
 use super::bounds;
 use super::replica::Replica;
 use super::state::Cells;
@@ -149,17 +151,18 @@ impl Replica {
         fit("key", key, wire::KEY)?;
         fit("value", value, wire::VALUE)?;
         let key = self.find(key);
-        let mut edits = Edits::new();
-        let mut supersedes = Dots::new();
-        if let Some(cells) = self.cells(key) {
-            if cells.kinds().any(|kind| matches!(kind, Kind::OrSet | Kind::GCounter)) {
-                self.delete(wall, key);
-            } else {
-                supersedes = live_versions(cells);
-                edits = self.counter_edits(cells, Counter::Pn);
-            }
-        }
-        edits.push(Edit::Write { supersedes, value });
+        let Some(cells) = self.cells(key) else {
+            self.issue(wall, key, smallvec::smallvec![Edit::Write { supersedes: Dots::new(), value }]);
+            return Ok(Written::Done);
+        };
+        // Versions that came by a merge or a replay have not moved the clock yet.
+        let greatest = cells.register().versions().iter().map(|version| version.stamp).max();
+        // One op, so that no reader sees the key gone in between.
+        let mut edits = self.counter_edits(cells, Counter::Pn);
+        edits.extend(self.counter_edits(cells, Counter::G));
+        edits.extend(clear(cells));
+        edits.push(Edit::Write { supersedes: live_versions(cells), value });
+        self.clock.observe(greatest.unwrap_or_default(), wall);
         self.issue(wall, key, edits);
         Ok(Written::Done)
     }
@@ -189,17 +192,11 @@ impl Replica {
         if cells.kinds().next().is_none() {
             return false;
         }
-        let members: Vec<(Box<[u8]>, Dots<ShortDot>)> = cells
-            .set()
-            .into_iter()
-            .flat_map(|set| set.members())
-            .map(|member| (member.element().into(), member.dots().into()))
-            .collect();
         let counters = [Counter::Pn, Counter::G].map(|counter| self.counter_edits(cells, counter));
         let versions = live_versions(cells);
         let erase = (!versions.is_empty()).then_some(Edit::Erase { dots: versions });
-        let removals = members.iter().map(|(element, dots)| Edit::Remove { element, dots: dots.clone() });
-        self.issue_split(wall, key, counters.into_iter().flatten().chain(erase).chain(removals));
+        let clear = clear(cells);
+        self.issue_split(wall, key, counters.into_iter().flatten().chain(erase).chain(clear));
         true
     }
 
@@ -235,7 +232,7 @@ impl Replica {
         self.expect_kind(key, |view| matches!(view, View::Set(_)))?;
         let mut adds = Edits::new();
         let mut new = 0;
-        let mut named = std::collections::BTreeSet::new();
+        let mut named = BTreeSet::new();
         let set = self.cells(key).and_then(Cells::set);
         for &element in elements {
             if elements.len() > 1 && !named.insert(element) {
@@ -255,7 +252,7 @@ impl Replica {
         self.expect_kind(key, |view| matches!(view, View::Set(_)))?;
         let Some(set) = self.cells(key).and_then(Cells::set) else { return Ok(Written::Count(0)) };
         let mut removals = Edits::new();
-        let mut named = std::collections::BTreeSet::new();
+        let mut named = BTreeSet::new();
         for &element in elements {
             if elements.len() > 1 && !named.insert(element) {
                 continue;
@@ -348,6 +345,16 @@ impl Replica {
             _ => Ok(()),
         }
     }
+}
+
+/// The edit that empties a key's set of all that is seen of it: per actor the greatest live dot.
+fn clear<'a>(cells: &Cells) -> Option<Edit<'a, ShortDot>> {
+    let mut upto: BTreeMap<ActorIx, u64> = BTreeMap::new();
+    for dot in cells.set()?.members().flat_map(|member| member.dots()) {
+        let greatest = upto.entry(dot.actor()).or_default();
+        *greatest = dot.seq().max(*greatest);
+    }
+    Some(Edit::Clear { upto: upto.into_iter().map(|(actor, seq)| ShortDot::new(actor, seq)).collect() })
 }
 
 fn live_versions(cells: &Cells) -> Dots<ShortDot> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
-use tidings_proto::{Hello, Message};
+use tidings_proto::{Hello, Message, Name};
 
 use super::{
     AddressState, ByReason, Frame, Handler, LinkHandle, LinkId, Net, NetConfig, NetError, NetStats, Refusal,
@@ -42,6 +42,15 @@ pub fn attach(node: &Node, config: NetConfig, credentials: &Credentials) -> Resu
 impl Attached {
     fn link(&self, id: LinkId) -> Option<LinkHandle> {
         self.links.read().get(&id).cloned()
+    }
+
+    /// The member that says it is found there: an address not yet reached may be that of a peer whose link came from
+    /// its side.
+    fn member_at(&self, address: &str) -> Option<Name> {
+        let engine = self.node.lock();
+        let there =
+            engine.gossip().members().iter().find(|info| info.member.addresses.iter().any(|a| a == address));
+        there.map(|info| info.member.node.clone())
     }
 }
 
@@ -123,7 +132,7 @@ impl Transport for Attached {
             let node = match &status.state {
                 AddressState::Itself => continue,
                 AddressState::Connected(node) => Some(node.clone()),
-                _ => status.node.clone(),
+                _ => status.node.clone().or_else(|| self.member_at(&status.address)),
             };
             let fixed = fixed.contains(&status.address);
             match rows.iter_mut().find(|row| row.node.is_some() && row.node == node) {

@@ -23,7 +23,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// A node, with what its operators know of it besides: where it listens and how it was set.
 pub struct Desk {
     node: Node,
-    config: Config,
+    config: Mutex<Config>,
     addresses: Mutex<Addresses>,
     resp: Box<dyn Fn() -> RespFacts + Send + Sync>,
 }
@@ -42,7 +42,17 @@ impl Desk {
         addresses: Addresses,
         resp: impl Fn() -> RespFacts + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { node, config, addresses: Mutex::new(addresses), resp: Box::new(resp) })
+        Arc::new(Self {
+            node,
+            config: Mutex::new(config),
+            addresses: Mutex::new(addresses),
+            resp: Box::new(resp),
+        })
+    }
+
+    /// Replaces the configuration that operators are shown.
+    pub fn set_config(&self, config: Config) {
+        *self.config.lock() = config;
     }
 
     fn link_to(&self, peer: &Name) -> Result<LinkId, Refusal> {
@@ -345,7 +355,7 @@ impl Operator for Desk {
     }
 
     fn config(&self) -> Vec<ConfigRow> {
-        self.config.rows()
+        self.config.lock().rows()
     }
 
     fn facts(&self) -> Facts {

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::call::{Answer, Call, Failure};
+use super::call::{Answer, Call, Failure, Flow};
 use super::commands;
 
 /// What carries a command out.
@@ -199,7 +199,7 @@ pub(crate) fn dispatch(call: &mut Call<'_>) {
         None => {
             call.worker.stats.commands.add(1);
             call.worker.stats.unknown.add(1);
-            Err(unknown(call))
+            Err(if is_http(call.args.at(0)) { not_http(call) } else { unknown(call) })
         }
     };
     if let Err(failure) = answer {
@@ -232,6 +232,19 @@ fn run(call: &mut Call<'_>, command: &'static Command) -> Answer {
 /// The error that MSET and its like report for themselves too.
 pub(crate) fn wrong_arity(name: &str) -> Failure {
     Failure::err(format_args!("wrong number of arguments for '{name}' command"))
+}
+
+/// Whether it is a line of an HTTP request: a web page may have a browser post commands
+/// to a port of its own machine, but cannot keep these two out of them.
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
+fn not_http(call: &mut Call<'_>) -> Failure {
+    tracing::warn!(client = %call.session.peer, "closed a client that speaks HTTP to the Redis port");
+    call.worker.stats.malformed.add(1);
+    call.session.flow = Flow::Close;
+    Failure::err("Protocol error: this port does not speak HTTP")
 }
 
 /// Redis's words: the name and as many arguments as fit, cut at 128 bytes each.

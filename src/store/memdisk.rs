@@ -104,6 +104,11 @@ impl MemDisk {
         self.inner.lock().faults.insert(operation, fault);
     }
 
+    /// Takes back all faults that have not been met yet.
+    pub fn clear_faults(&self) {
+        self.inner.lock().faults.clear();
+    }
+
     /// Power loss: open handles are dead, and `keep` decides what survives of everything unsynced.
     pub fn crash(&self, keep: &mut dyn FnMut(Unsynced<'_>) -> Keep) {
         let inner = &mut *self.inner.lock();

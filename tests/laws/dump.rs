@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidings::core::block::parked_states;
 use tidings::core::state::{Cells, State};
 use tidings::core::view::{Kind, Tallies, View};
-use tidings_proto::cell::Tally;
+use tidings_proto::cell::{ParkedTarget, Tally};
 use tidings_proto::{Actor, Counter, Seen, Stamp};
 
 pub type Bytes = Vec<u8>;
 pub type Dot = (Actor, u64);
 pub type Version = (Dot, Stamp, Bytes);
-pub type Parked = (Bytes, Option<Bytes>, Dot);
+pub type Parked = (Bytes, ParkedTarget, Dot);
 
 /// What readers can see of a key, with the dots that hold it there. Sums that
 /// are spent, and what is kept to know that, are not in it.
@@ -46,8 +46,7 @@ pub fn dump(state: &State) -> Dump {
         parts: BTreeMap::new(),
     };
     for removal in parked_states(state.parked(), state.actors()) {
-        let element = removal.element.map(|element| element.into_vec());
-        assert!(dump.parked.insert((removal.key, element, (removal.actor, removal.seq))));
+        assert!(dump.parked.insert((removal.key, removal.target, (removal.actor, removal.seq))));
     }
     assert_eq!(dump.parked.len(), state.parked().len());
     for cells in state.cells() {

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidings_proto::cell::ParkedTarget;
 use tidings_proto::{Actor, Counter, Seen, Stamp};
 
 use crate::dump::{Bytes, Dot, Parked, Stand, Standing};
@@ -16,7 +17,7 @@ use crate::dump::{Bytes, Dot, Parked, Stand, Standing};
 /// What an op does, in a user's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A register's value; takes the register and the counter over it.
+    /// A register's value; takes all else of the key.
     Write(Bytes),
     /// Takes all of the key.
     Delete,
@@ -34,30 +35,22 @@ struct Effect {
     what: What,
     /// What its author had seen.
     context: Seen,
-    /// The dots that it takes, with the element or none for the register.
-    takes: Vec<(Option<Bytes>, Dot)>,
+    /// The dots that it takes, and of which cells; of a whole set, all of an actor up to that one.
+    takes: Vec<(ParkedTarget, Dot)>,
     /// Whose increments it takes, up to which number.
     takes_sums: Vec<(Counter, Actor, u64)>,
 }
 
 impl Effect {
-    fn takes_register(&self) -> bool {
+    /// Whether it takes the register, the counters and all elements.
+    fn takes_key(&self) -> bool {
         matches!(self.what, What::Write(_) | What::Delete)
     }
 
     fn takes_element(&self, element: &Bytes) -> bool {
         match &self.what {
             What::Add(elements) | What::Remove(elements) => elements.contains(element),
-            What::Delete => true,
-            _ => false,
-        }
-    }
-
-    fn takes_counter(&self, counter: Counter) -> bool {
-        match self.what {
-            What::Write(_) => counter == Counter::Pn,
-            What::Delete => true,
-            _ => false,
+            _ => self.takes_key(),
         }
     }
 }
@@ -75,17 +68,24 @@ impl History {
         let seen = stand.get(key).cloned().unwrap_or_default();
         let key = key.to_vec();
         let mut effect = Effect { stamp, key, what, context, takes: Vec::new(), takes_sums: Vec::new() };
-        if effect.takes_register() {
-            effect.takes.extend(seen.versions.iter().map(|(dot, ..)| (None, dot.clone())));
-        }
-        for (element, dots) in &seen.members {
-            if effect.takes_element(element) {
-                effect.takes.extend(dots.iter().map(|dot| (Some(element.clone()), dot.clone())));
+        if effect.takes_key() {
+            effect.takes.extend(seen.versions.iter().map(|(dot, ..)| (ParkedTarget::Register, dot.clone())));
+            let mut upto: BTreeMap<&Actor, u64> = BTreeMap::new();
+            for (actor, seq) in seen.members.values().flatten() {
+                let greatest = upto.entry(actor).or_default();
+                *greatest = (*greatest).max(*seq);
             }
+            effect.takes.extend(upto.into_iter().map(|(a, seq)| (ParkedTarget::Set, (a.clone(), seq))));
+        } else {
+            let named = seen.members.iter().filter(|(element, _)| effect.takes_element(element));
+            let dots =
+                named.flat_map(|(element, dots)| dots.iter().map(|dot| (member(element), dot.clone())));
+            let takes: Vec<_> = dots.collect();
+            effect.takes = takes;
         }
         for counter in [Counter::G, Counter::Pn] {
             let own = (counter, author.clone(), seq - 1);
-            if effect.takes_counter(counter) {
+            if effect.takes_key() {
                 let others = seen.sums.keys().filter(|(c, actor)| *c == counter && actor != author);
                 effect
                     .takes_sums
@@ -108,9 +108,16 @@ impl History {
         let present: Vec<_> = self.effects.iter().filter(|(dot, _)| here(dot)).collect();
         let mut taken: BTreeSet<Parked> = BTreeSet::new();
         let mut sums: BTreeMap<(&Bytes, Counter, &Actor), u64> = BTreeMap::new();
+        let mut sets: BTreeMap<(&Bytes, Actor), u64> = BTreeMap::new();
         for (_, effect) in &present {
             let takes = effect.takes.iter().cloned();
-            taken.extend(takes.map(|(element, dot)| (effect.key.clone(), element, dot)));
+            for (target, dot) in takes {
+                if target == ParkedTarget::Set {
+                    let upto = sets.entry((&effect.key, dot.0.clone())).or_default();
+                    *upto = (*upto).max(dot.1);
+                }
+                taken.insert((effect.key.clone(), target, dot));
+            }
             for (counter, actor, last) in &effect.takes_sums {
                 let upto = sums.entry((&effect.key, *counter, actor)).or_default();
                 *upto = (*upto).max(*last);
@@ -118,7 +125,11 @@ impl History {
         }
         let stand = collect(
             &present,
-            |key, element, dot| taken.contains(&(key.clone(), element.cloned(), dot.clone())),
+            |key, element, dot| {
+                let emptied = sets.get(&(key, dot.0.clone())).is_some_and(|upto| dot.1 <= *upto);
+                let target = element.map_or(ParkedTarget::Register, member);
+                element.is_some() && emptied || taken.contains(&(key.clone(), target, dot.clone()))
+            },
             |key, counter, dot| sums.get(&(key, counter, &dot.0)).is_some_and(|last| dot.1 <= *last),
         );
         (stand, taken.into_iter().filter(|(_, _, dot)| !here(dot)).collect())
@@ -139,13 +150,11 @@ impl History {
             &present,
             |key, element, dot| {
                 present.iter().any(|(_, effect)| {
-                    let takes = element.map_or_else(|| effect.takes_register(), |e| effect.takes_element(e));
+                    let takes = element.map_or_else(|| effect.takes_key(), |e| effect.takes_element(e));
                     takes && saw(effect, key, dot)
                 })
             },
-            |key, counter, dot| {
-                present.iter().any(|(_, effect)| effect.takes_counter(counter) && saw(effect, key, dot))
-            },
+            |key, _, dot| present.iter().any(|(_, effect)| effect.takes_key() && saw(effect, key, dot)),
         ))
     }
 }
@@ -177,4 +186,8 @@ fn collect(
         }
     }
     stand
+}
+
+fn member(element: &Bytes) -> ParkedTarget {
+    ParkedTarget::Member(element.clone().into())
 }

@@ -172,11 +172,12 @@ fn play<R: Reference>(steps: &[Step], write: impl Fn(&mut Side<R>, u64, u8, i64)
         wall += 1;
         let at = match *step {
             Step::Write(at, what, by) => {
-                write(&mut sides[at], wall, what, by);
+                // Clocks differ, within what is followed.
+                write(&mut sides[at], wall + 200 * at as u64, what, by);
                 at
             }
             Step::Hear(to, from) => {
-                hear(&mut sides, to, from, wall);
+                hear(&mut sides, to, from, wall + 200 * to as u64);
                 to
             }
             Step::Merge(to, from) if to != from => {

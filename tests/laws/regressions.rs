@@ -97,3 +97,32 @@ fn a_replay_over_a_checkpoint_that_is_ahead_changes_nothing() {
     let recovered = recovery.finish(&actor, 500).unwrap();
     assert_eq!(dump(recovered.state()), dump(replica.state()));
 }
+
+/// A SET over a value that came by a merge, on a node whose clock is behind: it
+/// must lose no more than it would have lost had the value come as an op.
+#[test]
+fn a_set_outstamps_what_a_merge_brought() {
+    let [mut ahead, mut behind, mut third] = [0, 1, 2].map(|n| replica(n, 1 << 20));
+    ahead.write(WALL + 400, Write::Set { key: b"k", value: b"ahead" }).unwrap();
+    behind.merge(ahead.state(), ahead.state().seen_entries(), Vec::new(), Vec::new()).unwrap();
+    write(&mut behind, Write::Set { key: b"k", value: b"later" });
+    third.write(WALL + 200, Write::Set { key: b"k", value: b"concurrent" }).unwrap();
+    deliver(&ahead, &mut third);
+    let run = read(&behind, behind.own(), 1, 1).remove(0);
+    assert_eq!(third.receive(&run, WALL, |_| {}).stopped, None);
+    assert_eq!(shown(third.state(), b"k"), Shown::Bytes(b"later".to_vec()));
+}
+
+/// A SET is one op, whatever it takes away: no reader elsewhere finds the key
+/// gone in between.
+#[test]
+fn a_set_over_a_set_is_one_op() {
+    for size in [10, 300 << 10] {
+        let mut replica = replica(0, 1 << 20);
+        write(&mut replica, Write::Add { key: b"k", elements: &[b"m"] });
+        let value = vec![b'v'; size];
+        write(&mut replica, Write::Set { key: b"k", value: &value });
+        assert_eq!(replica.own_seq(), 2);
+        assert_eq!(shown(replica.state(), b"k"), Shown::Bytes(value));
+    }
+}

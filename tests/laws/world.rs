@@ -1,5 +1,7 @@
 //! A few replicas, the mail between them, their disks, and what can happen to all that.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use tidings::core::clock::Clock;
 use tidings::core::journal;
@@ -292,8 +294,7 @@ impl World {
         let before = self.context(at);
         let shown_before = shown(self.nodes[at].replica.state(), key);
         let result = self.nodes[at].replica.write(wall, write);
-        // A set or gcounter in the way is deleted first, by an op of its own.
-        self.record(at, before, |is_last, _| if is_last { what.clone() } else { What::Delete });
+        self.record(at, before, |_| what.clone());
         self.check(at);
         let now = shown(self.nodes[at].replica.state(), key);
         check_answer(&write, &result, &shown_before, &now);
@@ -310,7 +311,7 @@ impl World {
         &mut self,
         at: usize,
         before: (Seen, u64),
-        what: impl Fn(bool, &Edit<'_, tidings_proto::WireDot>) -> What,
+        what: impl Fn(&Edit<'_, tidings_proto::WireDot>) -> What,
     ) {
         let replica = &self.nodes[at].replica;
         let (mut context, first) = before;
@@ -319,7 +320,7 @@ impl World {
             for item in run.iter() {
                 let (seq, op) = item.unwrap();
                 let stamp = Stamp(run.base.0 + op.stamp);
-                let what = what(seq == last, &op.edits[0]);
+                let what = what(&op.edits[0]);
                 self.history.record((own.clone(), seq), stamp, op.key, what, context.clone());
                 context.dots.insert(own.clone(), seq);
             }
@@ -445,7 +446,7 @@ impl World {
         let stood = dump(self.nodes[at].replica.state()).stand;
         let wall = self.wall(at);
         self.nodes[at].replica.close_reset(wall);
-        self.record(at, before, |_, edit| match edit {
+        self.record(at, before, |edit| match edit {
             Edit::Close { counter, .. } => What::Close(*counter),
             other => panic!("{other:?}"),
         });
@@ -562,7 +563,13 @@ fn check_answer(write: &Write<'_>, result: &Result<Written, WriteError>, before:
 
 /// Ops from a replica's log, as far as it has them.
 pub fn read(replica: &Replica, ix: tidings::core::actors::ActorIx, first: u64, last: u64) -> Vec<Run> {
-    replica.log().read(ix, first, last, usize::MAX, replica.state().actors()).0
+    let runs = replica.log().read(ix, first, last, usize::MAX, replica.state().actors()).0;
+    for run in &runs {
+        run.check().unwrap();
+        let names: BTreeSet<&Actor> = run.actors.iter().chain([&run.actor]).collect();
+        assert_eq!(names.len(), run.actors.len() + 1, "an actor is named once");
+    }
+    runs
 }
 
 /// All ops that a replica has, by actor.

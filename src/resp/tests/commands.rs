@@ -379,6 +379,17 @@ fn malformed_frames_close() {
 }
 
 #[test]
+fn browsers_are_shown_the_door() {
+    let mut bench = Bench::new();
+    let output = bench.exchange(b"POST / HTTP/1.1\r\nHost: localhost:7379\r\n\r\nflushall\r\n");
+    assert_eq!(output, b"-ERR Protocol error: this port does not speak HTTP\r\n");
+    let mut bench = Bench::new();
+    let output = bench.exchange(b"GET / HTTP/1.1\r\nHost: localhost:7379\r\n\r\nflushall\r\n");
+    assert_eq!(output.split(|&b| b == b'\n').count(), 3);
+    assert!(bench.talk.is_closing());
+}
+
+#[test]
 fn pipelines_in_any_pieces() {
     let mut stream = Vec::new();
     for n in 0..200 {

@@ -1,0 +1,168 @@
+//! What must hold: at every commit, of a node at any moment, and of all in the end.
+
+use rand::RngExt;
+use tidings::core::bounds;
+
+use crate::dump::{Dump, differ, dump};
+use crate::names::{Seen, at, equal, within};
+use crate::world::{Check, Due, World};
+
+impl World {
+    /// After every commit: cheap, and of one node.
+    pub fn check_commit(&mut self, slot: usize) -> Check {
+        let who = self.called(slot);
+        let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+        let state = life.engine.replica().state();
+        self.names.extend(&mut life.places, state);
+        let seen = self.names.seen(&life.places, state);
+        if !within(&life.last_seen, &seen) {
+            let less = self.names.tell(&life.last_seen, &seen);
+            return Err(format!("I8: {who} has unseen {less}"));
+        }
+        if life.engine.stopped().is_none() && !equal(&seen, &self.processes[slot].floor.least) {
+            let floor = &self.processes[slot].floor.least;
+            let (more, less) = (self.names.tell(&seen, floor), self.names.tell(floor, &seen));
+            return Err(format!("I6: {who} has seen {more} and not logged it; it logged {less} unseen"));
+        }
+        let life = self.processes[slot].life.as_mut().expect("just seen");
+        life.last_seen = seen;
+        let replica = life.engine.replica();
+        if life.engine.stopped().is_none() && replica.log().bytes() > self.plan.log_memory {
+            return Err(format!("P7: {who} keeps {} bytes of ops in memory", replica.log().bytes()));
+        }
+        let parked = replica.state().parked().len();
+        if parked > bounds::PARKED {
+            return Err(format!("P7: {who} parks {parked} removals"));
+        }
+        let waiting = life.engine.gossip().ops_waiting();
+        if waiting > self.history.len() as u64 {
+            return Err(format!("P7: {who} keeps {waiting} ops ahead of their turn"));
+        }
+        Ok(())
+    }
+
+    /// A node's whole state in a form that can be compared.
+    pub fn dump(&mut self, slot: usize) -> Result<Dump, String> {
+        let who = self.called(slot);
+        let Some(life) = &mut self.processes[slot].life else { return Err(format!("{who} does not run")) };
+        let state = life.engine.replica().state();
+        self.names.extend(&mut life.places, state);
+        let seen = self.names.seen(&life.places, state);
+        dump(state, &life.places, seen).map_err(|wrong| format!("{who}: {wrong}"))
+    }
+
+    /// P2, P4, P5: a node shows exactly what must stand where it has seen what it has seen.
+    pub fn check_node(&mut self, slot: usize) -> Check {
+        if self.processes[slot].life.is_none() {
+            return Ok(());
+        }
+        self.facts.checks += 1;
+        let dump = self.dump(slot)?;
+        let (stand, parked) = self.history.stand(&dump.seen);
+        let who = self.called(slot);
+        if let Some(difference) = differ((&who, &dump.stand), ("the oracle", &stand)) {
+            return Err(format!("P2: {difference}"));
+        }
+        if dump.parked != parked {
+            return Err(format!("I4: {who} parks {:?}, the oracle {parked:?}", dump.parked));
+        }
+        Ok(())
+    }
+
+    pub fn inspect(&mut self) -> Check {
+        let slot = self.rng.net.random_range(0..self.processes.len());
+        self.check_node(slot)?;
+        let again = self.rng.net.random_range(50_000..900_000);
+        self.push(again, Due::Inspect);
+        Ok(())
+    }
+
+    pub fn seen(&mut self, slot: usize) -> Seen {
+        let Some(life) = &mut self.processes[slot].life else { return Seen::new() };
+        self.names.extend(&mut life.places, life.engine.replica().state());
+        self.names.seen(&life.places, life.engine.replica().state())
+    }
+
+    /// Whether those run and have seen the same.
+    pub fn agree(&mut self, slots: &[usize]) -> bool {
+        let runs =
+            |slot: &usize| self.processes[*slot].life.as_ref().is_some_and(|l| l.engine.stopped().is_none());
+        if !slots.iter().all(runs) {
+            return false;
+        }
+        let first = self.seen(slots[0]);
+        slots.iter().all(|slot| equal(&self.seen(*slot), &first))
+    }
+
+    /// Of nodes that have seen the same: the same state, to the last baseline.
+    pub fn check_same(&mut self, slots: &[usize]) -> Check {
+        let first = self.dump(slots[0])?;
+        for slot in slots {
+            self.check_node(*slot)?;
+            let other = self.dump(*slot)?;
+            if other.parts != first.parts {
+                let (a, b) = (&first.parts, &other.parts);
+                let odd: Vec<_> = a
+                    .iter()
+                    .filter(|p| !b.contains_key(p.0))
+                    .chain(b.iter().filter(|p| a.get(p.0) != Some(p.1)))
+                    .collect();
+                return Err(format!(
+                    "P2: {} and {} keep different parts: {odd:?}",
+                    self.called(slots[0]),
+                    self.called(*slot)
+                ));
+            }
+        }
+        if let Some(settled) = self.history.settled(&first.seen) {
+            if let Some(difference) = differ(("all", &first.stand), ("the settled oracle", &settled)) {
+                return Err(format!("P4: {difference}"));
+            }
+            if !first.parked.is_empty() {
+                return Err(format!("I4: all has come and {:?} is still parked", first.parked));
+            }
+        }
+        Ok(())
+    }
+
+    /// P3: all that was acknowledged and not excusably lost is there.
+    pub fn check_promises(&mut self, slot: usize) -> Check {
+        let seen = self.seen(slot);
+        if !within(&self.promised, &seen) {
+            return Err(format!("P3: acknowledged and lost: {}", self.names.tell(&self.promised, &seen)));
+        }
+        Ok(())
+    }
+
+    /// Who lacks what, in words.
+    pub fn pending(&mut self, slots: &[usize]) -> String {
+        let mut all = Seen::new();
+        for slot in slots {
+            for (actor, seq) in self.seen(*slot).into_iter().enumerate() {
+                crate::names::raise(&mut all, actor, seq);
+            }
+        }
+        let mut words = Vec::new();
+        for slot in slots {
+            let seen = self.seen(*slot);
+            let lacks = self.names.tell(&all, &seen);
+            let who = self.called(*slot);
+            let Some(life) = &self.processes[*slot].life else {
+                words.push(format!("{who} does not run"));
+                continue;
+            };
+            let gossip = life.engine.gossip();
+            words.push(format!(
+                "{who} lacks {lacks}; links {:?}, merge {:?}, {} ops wait, stopped: {:?}, deadline in {} us, {:?}",
+                gossip.links().map(|(id, link)| (id.0, link.actor.to_string())).collect::<Vec<_>>(),
+                gossip.merge_progress(),
+                gossip.ops_waiting(),
+                life.engine.stopped(),
+                (life.began + life.engine.deadline()) as i64 - self.now as i64,
+                gossip.counts(),
+            ));
+        }
+        let _ = at;
+        words.join("\n    ")
+    }
+}

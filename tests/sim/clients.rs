@@ -1,0 +1,136 @@
+//! Clients: hot keys, every kind of write against every other.
+
+use std::rc::Rc;
+
+use rand::RngExt;
+use tidings::core::write::Write;
+use tidings::store::Fsync;
+use tidings_proto::{Counter, Stamp};
+
+use crate::names::{Seen, raise};
+use crate::oracle::{Bytes, What};
+use crate::world::{Check, Due, World};
+
+impl World {
+    /// A client of some node writes a little, then waits for the commit.
+    pub fn client(&mut self) -> Check {
+        if !self.stormy {
+            return Ok(());
+        }
+        let gap = (self.plan.span / (self.plan.ops / 2).max(1)).max(2);
+        let again = self.rng.clients.random_range(gap / 2..gap * 3 / 2);
+        self.push(again, Due::Client);
+        let running: Vec<usize> = (0..self.processes.len())
+            .filter(|slot| {
+                self.processes[*slot].life.is_some() && self.processes[*slot].paused_until <= self.now
+            })
+            .collect();
+        if running.is_empty() {
+            return Ok(());
+        }
+        let slot = running[self.rng.clients.random_range(0..running.len())];
+        let many = self.rng.clients.random_range(1..=3);
+        let before = self.history.len();
+        for _ in 0..many {
+            self.ask(slot)?;
+        }
+        self.facts.ops += (self.history.len() - before) as u64;
+        self.finish_batch(slot)
+    }
+
+    /// Commits, and has what was written acknowledged when that may be.
+    fn finish_batch(&mut self, slot: usize) -> Check {
+        let Some(life) = &self.processes[slot].life else { return Ok(()) };
+        let (id, (actor, seq)) = (life.id, life.engine.last_dot());
+        let actor = self.names.of(&actor);
+        self.commit(slot)?;
+        if !self.life_is(slot, id) {
+            return Ok(());
+        }
+        let always = self.plan.fsync == Fsync::Always;
+        let life = self.processes[slot].life.as_mut().expect("just seen");
+        if life.engine.stopped().is_some() {
+            return Ok(());
+        }
+        if always {
+            let lsn = life.store.as_ref().expect("an open store").written();
+            life.acks.push_back((lsn, (actor, seq)));
+            let soon = self.rng.net.random_range(50..3_000);
+            self.push(soon, Due::Sync { slot, life: id });
+        } else {
+            raise(&mut self.promised, actor, seq);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, slot: usize) -> Check {
+        let rng = &mut self.rng.clients;
+        let key = format!("k{}", rng.random_range(0..self.plan.keys)).into_bytes();
+        let key = &key[..];
+        let member = |n: u64| format!("e{n}").into_bytes();
+        let (a, b) = (rng.random_range(0..self.plan.elements), rng.random_range(0..self.plan.elements));
+        let mut elements: Vec<Bytes> = vec![member(a)];
+        if a != b && rng.random_ratio(1, 4) {
+            elements.push(member(b));
+        }
+        let refs: Vec<&[u8]> = elements.iter().map(|element| &element[..]).collect();
+        let value = match rng.random_range(0..3) {
+            0 => rng.random_range(-99..99).to_string().into_bytes(),
+            1 => vec![b'x'; rng.random_range(1..300)],
+            _ => format!("v{}", self.facts.writes).into_bytes(),
+        };
+        // Distinct powers of two: a sum tells which increments are in it.
+        let by = 1_i64 << rng.random_range(0..40);
+        let by = if rng.random_ratio(1, 3) { -by } else { by };
+        let (write, what) = match rng.random_range(0..100) {
+            0..20 => (Write::Set { key, value: &value }, What::Write(value.clone())),
+            20..38 => (Write::Delete { key }, What::Delete),
+            38..58 => (Write::Add { key, elements: &refs }, What::Add(elements.clone())),
+            58..70 => (Write::Remove { key, elements: &refs }, What::Remove(elements.clone())),
+            70..88 => (Write::Increment { key, by }, What::Count(Counter::Pn, by.into())),
+            88..99 => {
+                let by = by.unsigned_abs();
+                (Write::GIncrement { key, by }, What::Count(Counter::G, by.into()))
+            }
+            _ => (Write::Flush, What::Delete),
+        };
+        let context = self.seen(slot);
+        let (mono, wall) = (self.now, self.wall(slot));
+        let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+        let first = life.engine.replica().own_seq() + 1;
+        let now = tidings::engine::Now { mono: mono - life.began, wall };
+        let result = life.engine.write(now, write);
+        self.facts.writes += 1;
+        self.facts.refusals += u64::from(result.is_err());
+        self.say(|| {
+            format!(
+                "{} is asked for {what:?} of {}: {result:?}",
+                self.called(slot),
+                String::from_utf8_lossy(key)
+            )
+        });
+        self.record(slot, first, &what, context)
+    }
+
+    /// Tells the oracle of the ops that a write became. All but the last make room.
+    fn record(&mut self, slot: usize, first: u64, what: &What, mut context: Seen) -> Check {
+        let Some(life) = &self.processes[slot].life else { return Ok(()) };
+        let replica = life.engine.replica();
+        let last = replica.own_seq();
+        let actor = self.names.of(replica.actor());
+        if last < first {
+            return Ok(());
+        }
+        let (runs, _) = replica.log().read(replica.own(), first, last, usize::MAX, replica.state().actors());
+        for run in &runs {
+            for item in run.iter() {
+                let (seq, op) = item.map_err(|error| error.to_string())?;
+                let what = if seq == last { what.clone() } else { What::Delete };
+                let stamp = Stamp(run.base.0 + op.stamp);
+                self.history.record((actor, seq), stamp, op.key, what, Rc::new(context.clone()))?;
+                raise(&mut context, actor, seq);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! What a run is made of: everything that is drawn from its seed before it begins.
+
+use std::fmt;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tidings::engine::Settings;
+use tidings::store::{self, Fsync};
+
+/// What can go wrong. A run has a set of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `kill -9` at any boundary of a commit, and a restart.
+    Kill,
+    /// Power loss at any boundary of a commit, and a restart.
+    Power,
+    /// Several kills in a row.
+    CrashLoop,
+    /// A process stops running for a while.
+    Pause,
+    /// Some nodes do not hear some others for a while, perhaps one way only.
+    Partition,
+    /// A link breaks.
+    Reset,
+    /// Nothing that is put on a link leaves for a while.
+    Clog,
+    /// The disk refuses.
+    Disk,
+    /// An older image of a disk is put back.
+    Restore,
+    /// A disk is replaced by an empty one.
+    Blank,
+    /// One image is started twice.
+    Twin,
+    /// A wall clock jumps.
+    Clock,
+    /// A node leaves on purpose and returns later.
+    Leave,
+    /// An operator has a member forgotten.
+    Forget,
+    /// An operator asks for a push, a sync, cells or figures.
+    Operator,
+}
+
+pub const KINDS: [Kind; 15] = [
+    Kind::Kill,
+    Kind::Power,
+    Kind::CrashLoop,
+    Kind::Pause,
+    Kind::Partition,
+    Kind::Reset,
+    Kind::Clog,
+    Kind::Disk,
+    Kind::Restore,
+    Kind::Blank,
+    Kind::Twin,
+    Kind::Clock,
+    Kind::Leave,
+    Kind::Forget,
+    Kind::Operator,
+];
+
+impl Kind {
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// How rough a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// No faults: every op must arrive exactly once.
+    Calm,
+    /// As calm, and one node restarts and catches up from the others.
+    CatchUp,
+    /// Some kinds of faults, drawn from the seed.
+    Chaos,
+    /// All kinds of faults, often.
+    Storm,
+}
+
+impl Profile {
+    pub const ALL: [Self; 4] = [Self::Calm, Self::CatchUp, Self::Chaos, Self::Storm];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::CatchUp => "catchup",
+            Self::Chaos => "chaos",
+            Self::Storm => "storm",
+        }
+    }
+}
+
+/// What a caller sets by hand, and what the shrinker reduces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    pub nodes: Option<usize>,
+    pub ops: Option<u64>,
+    pub seconds: Option<u64>,
+    pub faults: Option<Vec<Kind>>,
+    /// At most so many faults happen.
+    pub strikes: Option<u64>,
+}
+
+/// All that is decided before a run begins. Every number is drawn whether or not
+/// it is then overridden, so that an override changes nothing else.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub profile: Profile,
+    pub nodes: usize,
+    /// Clients' writes.
+    pub ops: u64,
+    /// How long clients write and faults happen; microseconds.
+    pub span: u64,
+    pub faults: Vec<Kind>,
+    pub strikes: u64,
+    /// Mean time between faults; microseconds.
+    pub fault_gap: u64,
+    pub fsync: Fsync,
+    /// Bytes of recent ops in memory.
+    pub log_memory: usize,
+    pub checkpoint_bytes: u64,
+    pub store: store::Options,
+    pub settings: Settings,
+    /// One-way latency of a link, least and most; microseconds.
+    pub latency: (u64, u64),
+    /// Bytes a millisecond.
+    pub bandwidth: u64,
+    /// Frames that a lane's queue takes.
+    pub queue_frames: usize,
+    /// How long a link may be silent; microseconds.
+    pub idle: u64,
+    pub keys: u64,
+    pub elements: u64,
+    /// Greatest skew between wall clocks; milliseconds.
+    pub skew: u64,
+    /// How many nodes everybody has as seeds.
+    pub seeds: usize,
+}
+
+fn pick<T: Clone>(rng: &mut StdRng, of: &[T]) -> T {
+    of[rng.random_range(0..of.len())].clone()
+}
+
+impl Plan {
+    pub fn draw(seed: u64, profile: Profile, over: &Overrides) -> Self {
+        let rng = &mut StdRng::seed_from_u64(seed ^ 0x7469_6469_6e67_7301);
+        let calm = matches!(profile, Profile::Calm | Profile::CatchUp);
+        let few: Vec<Kind> = KINDS.into_iter().filter(|_| rng.random_ratio(1, 4)).collect();
+        let mut plan = Self {
+            seed,
+            profile,
+            nodes: pick(rng, &[2, 3, 3, 3, 4, 5]),
+            ops: pick(rng, &[60, 120, 200, 400]),
+            span: pick(rng, &[8, 15, 25, 40]) * 1_000_000,
+            faults: if profile == Profile::Storm { KINDS.to_vec() } else { few },
+            strikes: u64::MAX,
+            fault_gap: pick(rng, &[300_000, 800_000, 2_000_000]),
+            fsync: pick(rng, &[Fsync::Everysec, Fsync::Everysec, Fsync::Always, Fsync::No]),
+            log_memory: pick(rng, &[0, 300, 2_000, 20_000, 1 << 20]),
+            checkpoint_bytes: pick(rng, &[400, 3_000, 30_000]),
+            store: store::Options {
+                segment_bytes: pick(rng, &[512, 4_096, 65_536]),
+                retain_bytes: pick(rng, &[0, 5_000, 1 << 20]),
+                retain_age_ms: pick(rng, &[1_000, 10_000, 3_600_000]),
+                redeliver_bytes: pick(rng, &[0, 2_000, 1 << 20]),
+            },
+            settings: Settings {
+                push_interval: pick(rng, &[100, 300, 1_000]),
+                anti_entropy_interval: pick(rng, &[500, 2_000, 10_000]),
+                fanout: pick(rng, &[1, 2, 3]),
+                push_window: pick(rng, &[0, 2_000, 20_000]),
+                max_clock_drift: 500,
+            },
+            latency: pick(rng, &[(50, 300), (500, 3_000), (2_000, 60_000)]),
+            bandwidth: pick(rng, &[200, 5_000, 100_000]),
+            queue_frames: pick(rng, &[2, 8, 64]),
+            idle: pick(rng, &[300_000, 2_000_000]),
+            keys: pick(rng, &[1, 3, 12, 40]),
+            elements: pick(rng, &[1, 3, 8]),
+            skew: pick(rng, &[0, 100, 5_000]),
+            seeds: pick(rng, &[1, 2, 9]),
+        };
+        if calm {
+            plan.faults.clear();
+            plan.log_memory = 1 << 20;
+            plan.queue_frames = 64;
+            plan.latency = pick(rng, &[(50, 300), (500, 3_000), (5_000, 20_000)]);
+            plan.bandwidth = 100_000;
+        }
+        plan.nodes = over.nodes.unwrap_or(plan.nodes);
+        plan.ops = over.ops.unwrap_or(plan.ops);
+        plan.span = over.seconds.map_or(plan.span, |seconds| seconds * 1_000_000);
+        plan.strikes = over.strikes.unwrap_or(plan.strikes);
+        plan.faults = over.faults.clone().unwrap_or(plan.faults);
+        plan
+    }
+
+    /// Rounds of push and anti-entropy within which a healed core must agree; microseconds.
+    pub fn patience(&self) -> u64 {
+        let slowest_pull = 40_000_000;
+        20 * 1_000 * (self.settings.push_interval + self.settings.anti_entropy_interval) + slowest_pull
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<String> = self.faults.iter().map(|kind| kind.name()).collect();
+        writeln!(f, "  {} nodes, {} writes in {} s", self.nodes, self.ops, self.span / 1_000_000)?;
+        writeln!(f, "  faults every {} ms or so: {}", self.fault_gap / 1_000, faults.join(" "))?;
+        writeln!(
+            f,
+            "  fsync {}, {} B of ops in memory, checkpoint each {} B",
+            self.fsync, self.log_memory, self.checkpoint_bytes
+        )?;
+        writeln!(f, "  {:?}", self.store)?;
+        writeln!(f, "  {:?}", self.settings)?;
+        writeln!(
+            f,
+            "  latency {:?} us, {} B/ms, queues of {} frames, idle {} ms",
+            self.latency,
+            self.bandwidth,
+            self.queue_frames,
+            self.idle / 1_000
+        )?;
+        write!(
+            f,
+            "  {} keys, {} elements, clocks {} ms apart, {} seeds",
+            self.keys, self.elements, self.skew, self.seeds
+        )
+    }
+}
