@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidings::core::parked;
 use tidings::core::state::{Cells, State};
 use tidings_proto::Counter;
 use tidings_proto::cell::Tally;
 
 use crate::names::{Ax, Dot, Seen};
-use crate::oracle::{Bytes, Parked, Stand, Standing};
+use crate::oracle::{Bytes, Parked, Stand, Standing, Target};
 
 /// A counter's part: contribution and baseline.
 type Part = (Option<Tally>, Option<Tally>);
@@ -26,11 +27,15 @@ pub struct Dump {
 pub fn dump(state: &State, places: &[Ax], seen: Seen) -> Result<Dump, String> {
     let mut dump = Dump { seen, parked: BTreeSet::new(), stand: Stand::new(), parts: BTreeMap::new() };
     for (dot, cell) in state.parked().iter() {
-        let element = cell.element.as_ref().map(|element| element.to_vec());
+        let target = match &cell.target {
+            parked::Target::Register => Target::Register,
+            parked::Target::Member(element) => Target::Member(element.to_vec()),
+            parked::Target::Set => Target::Set,
+        };
         if state.has_seen(dot) {
             return Err("I4: a removal of a dot that has been seen is still parked".into());
         }
-        dump.parked.insert((cell.key.to_vec(), element, (places[dot.actor().index()], dot.seq())));
+        dump.parked.insert((cell.key.to_vec(), target, (places[dot.actor().index()], dot.seq())));
     }
     if dump.parked.len() != state.parked().len() {
         return Err("the count of parked removals is wrong".into());

@@ -15,12 +15,12 @@ use tidings_proto::{Counter, Stamp};
 use crate::names::{Ax, Dot, Seen, at, within};
 
 pub type Bytes = Vec<u8>;
-pub type Parked = (Bytes, Option<Bytes>, Dot);
+pub type Parked = (Bytes, Target, Dot);
 
 /// What an op does, in a user's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A register's value; takes the register and the counter over it.
+    /// A register's value; takes all else of the key.
     Write(Bytes),
     /// Takes all of the key.
     Delete,
@@ -32,25 +32,25 @@ pub enum What {
 }
 
 impl What {
-    fn takes_register(&self) -> bool {
+    fn takes_key(&self) -> bool {
         matches!(self, What::Write(_) | What::Delete)
     }
 
     fn takes_element(&self, element: &Bytes) -> bool {
         match self {
             What::Add(elements) | What::Remove(elements) => elements.contains(element),
-            What::Delete => true,
-            _ => false,
+            _ => self.takes_key(),
         }
     }
+}
 
-    fn takes_counter(&self, counter: Counter) -> bool {
-        match self {
-            What::Write(_) => counter == Counter::Pn,
-            What::Delete => true,
-            _ => false,
-        }
-    }
+/// What of a key a removal is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    Register,
+    Member(Bytes),
+    /// All elements, and of the dot's actor all dots up to it.
+    Set,
 }
 
 /// What readers can see of a key, with the dots that hold it there.
@@ -71,8 +71,8 @@ struct Effect {
     stamp: Stamp,
     what: What,
     context: Rc<Seen>,
-    /// The dots that it takes, with the element or none for the register.
-    takes: Vec<(Option<Bytes>, Dot)>,
+    /// The dots that it takes, and of what.
+    takes: Vec<(Target, Dot)>,
     /// Whose increments it takes, up to which number.
     takes_sums: Vec<(Counter, Ax, u64)>,
 }
@@ -114,16 +114,24 @@ impl History {
         self.ops += 1;
         let (standing, _) = self.stand_key(key, &context);
         let mut takes = Vec::new();
-        if what.takes_register() {
-            takes.extend(standing.versions.iter().map(|(dot, ..)| (None, *dot)));
-        }
-        for (element, dots) in standing.members.iter().filter(|(element, _)| what.takes_element(element)) {
-            takes.extend(dots.iter().map(|dot| (Some(element.clone()), *dot)));
+        if what.takes_key() {
+            takes.extend(standing.versions.iter().map(|(dot, ..)| (Target::Register, *dot)));
+            let mut upto: BTreeMap<Ax, u64> = BTreeMap::new();
+            for (actor, seq) in standing.members.values().flatten() {
+                let greatest = upto.entry(*actor).or_default();
+                *greatest = (*greatest).max(*seq);
+            }
+            takes.extend(upto.into_iter().map(|dot| (Target::Set, dot)));
+        } else {
+            for (element, dots) in standing.members.iter().filter(|(element, _)| what.takes_element(element))
+            {
+                takes.extend(dots.iter().map(|dot| (Target::Member(element.clone()), *dot)));
+            }
         }
         let mut takes_sums = Vec::new();
         for counter in [Counter::G, Counter::Pn] {
             let own = (counter, author, seq - 1);
-            if what.takes_counter(counter) {
+            if what.takes_key() {
                 let others = standing.sums.keys().filter(|(c, actor)| *c == counter && *actor != author);
                 takes_sums.extend(others.map(|(_, actor)| (counter, *actor, at(&context, *actor))));
                 takes_sums.push(own);
@@ -145,7 +153,7 @@ impl History {
         let (mut stand, mut parked) = (Stand::new(), BTreeSet::new());
         for key in self.keys.keys() {
             let (standing, waits) = self.stand_key(key, seen);
-            parked.extend(waits.into_iter().map(|(element, dot)| (key.clone(), element, dot)));
+            parked.extend(waits.into_iter().map(|(target, dot)| (key.clone(), target, dot)));
             if standing != Standing::default() {
                 stand.insert(key.clone(), standing);
             }
@@ -153,14 +161,19 @@ impl History {
         (stand, parked)
     }
 
-    fn stand_key(&self, key: &[u8], seen: &[u64]) -> (Standing, Vec<(Option<Bytes>, Dot)>) {
+    fn stand_key(&self, key: &[u8], seen: &[u64]) -> (Standing, Vec<(Target, Dot)>) {
         let Some(effects) = self.keys.get(key) else { return Default::default() };
         let here = |dot: &Dot| dot.1 <= at(seen, dot.0);
         let present: Vec<&Effect> = effects.iter().filter(|effect| here(&effect.dot)).collect();
-        let mut taken: BTreeSet<(Option<&Bytes>, Dot)> = BTreeSet::new();
+        let mut taken: BTreeSet<(Target, Dot)> = BTreeSet::new();
+        let mut emptied: BTreeMap<Ax, u64> = BTreeMap::new();
         let mut sums: BTreeMap<(Counter, Ax), u64> = BTreeMap::new();
         for effect in &present {
-            taken.extend(effect.takes.iter().map(|(element, dot)| (element.as_ref(), *dot)));
+            taken.extend(effect.takes.iter().cloned());
+            for (actor, last) in effect.takes.iter().filter(|(t, _)| *t == Target::Set).map(|(_, dot)| dot) {
+                let upto = emptied.entry(*actor).or_default();
+                *upto = (*upto).max(*last);
+            }
             for (counter, actor, last) in &effect.takes_sums {
                 let upto = sums.entry((*counter, *actor)).or_default();
                 *upto = (*upto).max(*last);
@@ -168,11 +181,15 @@ impl History {
         }
         let standing = collect(
             &present,
-            |element, dot| taken.contains(&(element, dot)),
+            |element, dot| {
+                let target = element.map_or(Target::Register, |element| Target::Member(element.clone()));
+                element.is_some() && emptied.get(&dot.0).is_some_and(|upto| dot.1 <= *upto)
+                    || taken.contains(&(target, dot))
+            },
             |counter, dot| sums.get(&(counter, dot.0)).is_some_and(|last| dot.1 <= *last),
         );
         let waits = taken.into_iter().filter(|(_, dot)| !here(dot));
-        (standing, waits.map(|(element, dot)| (element.cloned(), dot)).collect())
+        (standing, waits.collect())
     }
 
     /// What must stand where these have been seen; none where something between
@@ -190,12 +207,11 @@ impl History {
                 &present,
                 |element, dot| {
                     present.iter().any(|e| {
-                        let takes =
-                            element.map_or_else(|| e.what.takes_register(), |m| e.what.takes_element(m));
+                        let takes = element.map_or_else(|| e.what.takes_key(), |m| e.what.takes_element(m));
                         takes && saw(e, dot)
                     })
                 },
-                |counter, dot| present.iter().any(|e| e.what.takes_counter(counter) && saw(e, dot)),
+                |_, dot| present.iter().any(|e| e.what.takes_key() && saw(e, dot)),
             );
             if standing != Standing::default() {
                 stand.insert(key.clone(), standing);
