@@ -11,6 +11,8 @@
 //! The engine never reads a clock and never draws from ambient randomness: the
 //! same calls give the same effects, byte for byte.
 
+#![warn(missing_docs)]
+
 use tidings_proto::message::Stats;
 use tidings_proto::{Actor, Hello, Message, Name};
 
@@ -22,7 +24,7 @@ use crate::core::journal::Meta;
 use crate::core::link::{Gossip, Outbox};
 use crate::core::members::Members;
 use crate::core::replica::{Recovery, Replica};
-use crate::core::snapshot::{SnapshotId, Step};
+use crate::core::snapshot::{Begun, SnapshotId, Step};
 
 /// What can happen to a node, besides a client's write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,10 +273,10 @@ impl Engine {
             return None;
         }
         assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");
-        let snapshot = self.replica.begin_snapshot()?;
+        let Begun { id: snapshot, seen, parked } = self.replica.begin_snapshot()?;
         let meta = Meta {
-            seen: self.replica.state().seen_entries(),
-            parked: self.replica.parked_states(),
+            seen,
+            parked,
             ceiling: self.replica.clock_mut().ceiling(),
             members: self.gossip.members().iter().map(|info| info.member.clone()).collect(),
         };

@@ -1,7 +1,9 @@
 //! The whole daemon as a library: a node, its transport and its doors, from one configuration.
 
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Config;
@@ -9,6 +11,7 @@ use crate::net::tls::{CredentialError, CredentialFiles, Credentials};
 use crate::net::{Net, NetConfig, NetError};
 use crate::node::api::{Addresses, Operator, Timings};
 use crate::node::{Desk, Node, Options, RespFacts, StartError};
+use crate::resp::{self, RespStats};
 use crate::{engine, net, store};
 
 /// A running sidecar.
@@ -18,6 +21,14 @@ pub struct Sidecar {
     net: Arc<Net>,
     desk: Arc<Desk>,
     timers: tokio::task::JoinHandle<()>,
+    resp: Option<Resp>,
+}
+
+/// The application door and how to shut it.
+#[derive(Debug)]
+struct Resp {
+    thread: std::thread::JoinHandle<()>,
+    shut: CancellationToken,
 }
 
 /// Why a sidecar did not start. Nothing is left running, and no acknowledged write is gone.
@@ -43,6 +54,17 @@ pub enum SidecarError {
     /// Other nodes cannot be listened to.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Redis clients cannot be listened to.
+    #[error("resp address {address}: {source}")]
+    Resp {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Redis clients cannot be served.
+    #[error(transparent)]
+    Serve(#[from] resp::ServeError),
 }
 
 impl Sidecar {
@@ -67,13 +89,7 @@ impl Sidecar {
         let opened = tokio::task::spawn_blocking(move || Node::open(options, timings));
         let node = opened.await.expect("opening a node does not panic")?;
         match Self::serve(&config, &node, &credentials) {
-            Ok((net, desk)) => {
-                let timers = tokio::spawn({
-                    let node = node.clone();
-                    async move { node.run_timers().await }
-                });
-                Ok(Self { node, net, desk, timers })
-            }
+            Ok(sidecar) => Ok(sidecar),
             Err(error) => {
                 node.close();
                 Err(error)
@@ -81,24 +97,39 @@ impl Sidecar {
         }
     }
 
-    fn serve(
-        config: &Config,
-        node: &Node,
-        credentials: &Credentials,
-    ) -> Result<(Arc<Net>, Arc<Desk>), SidecarError> {
+    /// Opens what listens, the one that may fail for others' sake first.
+    fn serve(config: &Config, node: &Node, credentials: &Credentials) -> Result<Self, SidecarError> {
+        let listener = config.resp.map(|address| listen(address).map(|listener| (listener, address)));
+        let listener = listener.transpose()?;
         let net = net::attach(node, NetConfig::new(config.listen), credentials)?;
+        for seed in &config.join {
+            node.seek(seed.as_str());
+        }
+        let stats = Arc::new(RespStats::new());
+        let shut = CancellationToken::new();
+        let resp_address = listener.as_ref().map(|(_, address)| address.to_string());
+        let resp = match listener {
+            None => None,
+            Some((listener, _)) => {
+                let closing = shut.clone();
+                let until = async move { closing.cancelled().await };
+                let thread = resp::serve(listener, node.clone(), resp_options(config), stats.clone(), until)?;
+                Some(Resp { thread, shut })
+            }
+        };
         let addresses = Addresses {
             quic: net.local_addr().map(|address| address.to_string()).unwrap_or_default(),
-            resp: None,
+            resp: resp_address,
             http: config.http.map(|address| address.to_string()),
             admin: config.admin_path().display().to_string(),
             advertised: config.advertise.iter().map(|address| address.as_str().to_owned()).collect(),
         };
-        for seed in &config.join {
-            node.seek(seed.as_str());
-        }
-        let desk = Desk::new(node.clone(), config.clone(), addresses, RespFacts::default);
-        Ok((net, desk))
+        let desk = Desk::new(node.clone(), config.clone(), addresses, move || resp_facts(&stats));
+        let timers = tokio::spawn({
+            let node = node.clone();
+            async move { node.run_timers().await }
+        });
+        Ok(Self { node: node.clone(), net, desk, timers, resp })
     }
 
     /// The node.
@@ -111,6 +142,12 @@ impl Sidecar {
         self.desk.clone()
     }
 
+    /// Has the node use what of a configuration may change while it runs, and show it to operators.
+    pub fn reconfigure(&self, config: Config) {
+        self.node.set_settings(engine_settings(&config));
+        self.desk.set_config(config);
+    }
+
     /// Returns when an operator has had the node leave.
     pub async fn left(&self) {
         self.node.gone().await;
@@ -118,6 +155,11 @@ impl Sidecar {
 
     /// Shuts the doors, ends the links, and closes the log.
     pub async fn shutdown(self) {
+        if let Some(Resp { thread, shut }) = self.resp {
+            shut.cancel();
+            // It only fails if the door's thread has died, which it has said itself.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         self.net.shutdown("the node is stopping").await;
         let node = self.node.clone();
         tokio::task::spawn_blocking(move || node.close()).await.expect("closing does not panic");
@@ -134,13 +176,7 @@ fn options(config: &Config, node: tidings_proto::Name, realm: tidings_proto::Nam
         realm,
         zone: config.zone.as_str().to_owned(),
         advertise: config.advertise.iter().map(|address| address.as_str().to_owned()).collect(),
-        settings: engine::Settings {
-            push_interval: millis(config.push_interval),
-            anti_entropy_interval: millis(config.anti_entropy_interval),
-            fanout: config.fanout as usize,
-            push_window: config.push_window.as_micros() as u64,
-            max_clock_drift: millis(config.max_clock_drift),
-        },
+        settings: engine_settings(config),
         fsync: config.fsync,
         log_memory: config.log_memory.0 as usize,
         checkpoint_bytes: config.checkpoint_size.0,
@@ -150,5 +186,48 @@ fn options(config: &Config, node: tidings_proto::Name, realm: tidings_proto::Nam
             retain_age_ms: millis(config.log_age),
             redeliver_bytes: config.log_memory.0,
         },
+    }
+}
+
+/// A listener with room for many clients that come at once.
+fn listen(address: SocketAddr) -> Result<TcpListener, SidecarError> {
+    let open = || {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1_024)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| SidecarError::Resp { address, source })
+}
+
+fn resp_options(config: &Config) -> resp::Options {
+    let limits = resp::Limits { clients: config.max_clients as usize, ..resp::Limits::default() };
+    let settings = config.rows().into_iter().map(|row| (row.key, row.value)).collect();
+    resp::Options { limits, settings }
+}
+
+fn resp_facts(stats: &RespStats) -> RespFacts {
+    let refused =
+        [("limit", stats.refused.get()), ("output", stats.overrun.get()), ("disk", stats.failed.get())];
+    RespFacts {
+        clients: stats.clients.get(),
+        accepted: stats.accepted.get(),
+        refused: refused.into(),
+        commands: stats.commands.get(),
+        errors: stats.errors.get(),
+        malformed: stats.malformed.get(),
+    }
+}
+
+fn engine_settings(config: &Config) -> engine::Settings {
+    let millis = |duration: std::time::Duration| duration.as_millis() as u64;
+    engine::Settings {
+        push_interval: millis(config.push_interval),
+        anti_entropy_interval: millis(config.anti_entropy_interval),
+        fanout: config.fanout as usize,
+        push_window: config.push_window.as_micros() as u64,
+        max_clock_drift: millis(config.max_clock_drift),
     }
 }

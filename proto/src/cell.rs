@@ -87,14 +87,25 @@ pub struct Tally {
     pub n: u128,
 }
 
+/// What a parked removal is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ParkedTarget {
+    /// That dot of the key's register.
+    Register,
+    /// That dot of an element of the key's set.
+    Member(serde_bytes::ByteBuf),
+    /// All dots of the actor up to that one, of all elements of the key's set.
+    Set,
+}
+
 /// A removal that names a dot not yet seen, kept until that dot arrives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedState {
     /// The key.
     #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
-    /// The element, or none for the key's register.
-    pub element: Option<serde_bytes::ByteBuf>,
+    /// Which of its cells.
+    pub target: ParkedTarget,
     /// The actor of the dot.
     pub actor: Actor,
     /// The number of the dot.
@@ -193,7 +204,9 @@ pub(crate) fn check_sums(what: &'static str, counter: Counter, n: u128) -> Resul
 impl ParkedState {
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
         bound("key", self.key.len(), bounds::KEY)?;
-        bound("element", self.element.as_ref().map_or(0, |e| e.len()), bounds::ELEMENT)?;
+        if let ParkedTarget::Member(element) = &self.target {
+            bound("element", element.len(), bounds::ELEMENT)?;
+        }
         check_seq("parked removal", self.seq)
     }
 }

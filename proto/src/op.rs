@@ -109,6 +109,12 @@ pub enum Edit<'a, D> {
         /// The birth of the life that ends.
         birth: u64,
     },
+    /// Empty the set of the key of all that the author saw: of each actor named, the dots up to that one.
+    Clear {
+        /// Per actor the greatest dot that the author saw live in the set.
+        #[serde(deserialize_with = "limit::dots")]
+        upto: Dots<D>,
+    },
 }
 
 /// One write of one key. Its dot is not in it: it follows from its place in the run.
@@ -245,7 +251,7 @@ fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeErr
                 supersedes.iter().try_for_each(dot)?;
                 writes += 1;
             }
-            Edit::Erase { dots } => dots.iter().try_for_each(dot)?,
+            Edit::Erase { dots } | Edit::Clear { upto: dots } => dots.iter().try_for_each(dot)?,
             Edit::Add { element, supersedes } => {
                 bound("element", element.len(), bounds::ELEMENT)?;
                 supersedes.iter().try_for_each(dot)?;
@@ -305,6 +311,7 @@ impl<'a, D> Edit<'a, D> {
                     .collect(),
             },
             &Edit::Close { counter, birth } => Edit::Close { counter, birth },
+            Edit::Clear { upto } => Edit::Clear { upto: upto.iter().map(to).collect() },
         }
     }
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use smallvec::{SmallVec, smallvec};
-use tidings_proto::cell::{MemberState, ParkedState, Tally, VersionState};
+use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
 use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync, common_version};
 use tidings_proto::seen::{Life, NodeEntries};
 use tidings_proto::{
@@ -145,7 +145,7 @@ fn messages_are_bounded() {
         Message::Sync(Sync::Context { id: 1, seen: seen(n), parked: vec![] })
     });
     at_most("parked removals", bounds::PARKED, |n| {
-        let parked = ParkedState { key: vec![], element: None, actor: actor(1), seq: 1 };
+        let parked = ParkedState { key: vec![], target: ParkedTarget::Set, actor: actor(1), seq: 1 };
         Message::Sync(Sync::Context { id: 1, seen: seen(1), parked: vec![parked; n] })
     });
     at_most("reason", bounds::TEXT, |n| Message::Sync(Sync::Abort { id: 1, reason: text(n) }));
@@ -386,12 +386,12 @@ fn cells_are_bounded() {
     assert_eq!(read_cell(register(&dots[1..])), Ok(()));
     oversized("versions", read_cell(register(&dots)));
 
-    let parked = |key, element| {
-        let parked = vec![ParkedState { key: vec![0; key], element, actor: actor(1), seq: 1 }];
+    let parked = |key, target| {
+        let parked = vec![ParkedState { key: vec![0; key], target, actor: actor(1), seq: 1 }];
         Message::Sync(Sync::Context { id: 1, seen: seen(1), parked })
     };
-    at_most("key", bounds::KEY, |n| parked(n, None));
-    at_most("element", bounds::ELEMENT, |n| parked(0, Some(ByteBuf::from(vec![0; n]))));
+    at_most("key", bounds::KEY, |n| parked(n, ParkedTarget::Register));
+    at_most("element", bounds::ELEMENT, |n| parked(0, ParkedTarget::Member(ByteBuf::from(vec![0; n]))));
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn cells_that_cannot_exist_are_refused() {
         assert_eq!(read_cell(cell(&[dot(0, 1), dot(1, 1), dot(0, 2)])), Ok(()));
     }
     for seq in [0, u64::MAX] {
-        let parked = vec![ParkedState { key: vec![], element: None, actor: actor(1), seq }];
+        let parked = vec![ParkedState { key: vec![], target: ParkedTarget::Set, actor: actor(1), seq }];
         malformed(
             "parked removal",
             read_message(&Message::Sync(Sync::Context { id: 1, seen: seen(1), parked })),

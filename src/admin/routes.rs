@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{BODY, Edit, Failure, Increment, NewPeer, PAGE, Put, Whom, percent_decode};
+use crate::config::HostPort;
 use crate::node::api::{Change, Detail, Operator, PullRequest, Refusal, Scan, Text};
 
 type Node = State<Arc<dyn Operator>>;
@@ -39,59 +40,64 @@ pub(super) fn router(operator: Arc<dyn Operator>) -> Router {
         .route("/v1/keys/", key.clone())
         .route("/v1/keys/{*key}", key)
         .route("/v1/dump", get(dump))
-        .fallback(async |uri: Uri| failure(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
-        .method_not_allowed_fallback(async || {
-            failure(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method".to_owned())
+        .fallback(async |uri: Uri| Failed {
+            status: StatusCode::NOT_FOUND,
+            error: format!("there is no {}", uri.path()),
+        })
+        .method_not_allowed_fallback(async || Failed {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            error: "this path does not take this method".to_owned(),
         })
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(operator)
 }
 
-async fn add_peer(State(node): Node, payload: Payload) -> Result<Response, Response> {
+async fn add_peer(State(node): Node, payload: Payload) -> Result<Response, Failed> {
     let NewPeer { address } = body(payload)?;
-    node.add_peer(address).await.map_err(refused)?;
+    let address: HostPort = address.parse().map_err(|why: String| invalid(&why))?;
+    node.add_peer(address.as_str().to_owned()).await?;
     Ok(done())
 }
 
-async fn remove_peer(State(node): Node, uri: Uri) -> Result<Response, Response> {
+async fn remove_peer(State(node): Node, uri: Uri) -> Result<Response, Failed> {
     let peer =
         String::from_utf8(rest_of_path(&uri, "/v1/peers/")?).map_err(|_| invalid("a peer's name is text"))?;
-    node.remove_peer(peer).await.map_err(refused)?;
+    node.remove_peer(peer).await?;
     Ok(done())
 }
 
-async fn stats(State(node): Node, uri: Uri) -> Result<Response, Response> {
+async fn stats(State(node): Node, uri: Uri) -> Result<Response, Failed> {
     let [peer] = parameters(&uri, ["peer"])?;
     let peer = peer
         .map(|peer| text(peer)?.parse().map_err(|error| invalid(&format!("peer: {error}"))))
         .transpose()?;
-    Ok(json(&node.stats(peer).await.map_err(refused)?))
+    Ok(json(&node.stats(peer).await?))
 }
 
-async fn push(State(node): Node, payload: Payload) -> Result<Response, Response> {
+async fn push(State(node): Node, payload: Payload) -> Result<Response, Failed> {
     let whom: Whom = body(payload)?;
-    Ok(json(&node.push(whom.peer).await.map_err(refused)?))
+    Ok(json(&node.push(whom.peer).await?))
 }
 
-async fn pull(State(node): Node, payload: Payload) -> Result<Response, Response> {
+async fn pull(State(node): Node, payload: Payload) -> Result<Response, Failed> {
     let request: PullRequest = body(payload)?;
-    Ok(json(&node.pull(request).await.map_err(refused)?))
+    Ok(json(&node.pull(request).await?))
 }
 
-async fn sync(State(node): Node, payload: Payload) -> Result<Response, Response> {
+async fn sync(State(node): Node, payload: Payload) -> Result<Response, Failed> {
     let whom: Whom = body(payload)?;
     if whom.peer.is_some() && whom.all {
         return Err(invalid("either one peer or all"));
     }
-    Ok(json(&node.sync(whom.peer, whom.all).await.map_err(refused)?))
+    Ok(json(&node.sync(whom.peer, whom.all).await?))
 }
 
-async fn leave(State(node): Node) -> Result<Response, Response> {
-    node.leave().await.map_err(refused)?;
+async fn leave(State(node): Node) -> Result<Response, Failed> {
+    node.leave().await?;
     Ok(done())
 }
 
-async fn scan(State(node): Node, uri: Uri) -> Result<Response, Response> {
+async fn scan(State(node): Node, uri: Uri) -> Result<Response, Failed> {
     let [prefix, limit, cursor, detail] = parameters(&uri, ["prefix", "limit", "cursor", "detail"])?;
     let limit = match limit {
         Some(limit) => text(limit)?.parse().map_err(|_| invalid("limit: a whole number"))?,
@@ -103,24 +109,24 @@ async fn scan(State(node): Node, uri: Uri) -> Result<Response, Response> {
         limit: limit.clamp(1, PAGE),
         detail: detail_of(detail)?,
     };
-    Ok(json(&node.scan(scan).map_err(refused)?))
+    Ok(json(&node.scan(scan)?))
 }
 
-async fn read_key(State(node): Node, uri: Uri) -> Result<Response, Response> {
+async fn read_key(State(node): Node, uri: Uri) -> Result<Response, Failed> {
     let [detail] = parameters(&uri, ["detail"])?;
     let key = key(&uri)?;
-    match node.read(&key, detail_of(detail)?).map_err(refused)? {
+    match node.read(&key, detail_of(detail)?)? {
         Some(row) => Ok(json(&row)),
-        None => Err(refused(Refusal::NotFound(format!("there is no key {}", Text(key))))),
+        None => Err(Refusal::NotFound(format!("there is no key {}", Text(key))).into()),
     }
 }
 
-async fn put_key(State(node): Node, uri: Uri, payload: Payload) -> Result<Response, Response> {
+async fn put_key(State(node): Node, uri: Uri, payload: Payload) -> Result<Response, Failed> {
     let Put { value } = body(payload)?;
     write(&node, &uri, Change::Set(value.0)).await
 }
 
-async fn edit_key(State(node): Node, uri: Uri, payload: Payload) -> Result<Response, Response> {
+async fn edit_key(State(node): Node, uri: Uri, payload: Payload) -> Result<Response, Failed> {
     let bytes = |elements: Vec<Text>| elements.into_iter().map(|element| element.0).collect();
     let change = match body(payload)? {
         Edit::Add(elements) => Change::Add(bytes(elements)),
@@ -130,12 +136,12 @@ async fn edit_key(State(node): Node, uri: Uri, payload: Payload) -> Result<Respo
     write(&node, &uri, change).await
 }
 
-async fn delete_key(State(node): Node, uri: Uri) -> Result<Response, Response> {
+async fn delete_key(State(node): Node, uri: Uri) -> Result<Response, Failed> {
     write(&node, &uri, Change::Delete).await
 }
 
-async fn write(node: &Arc<dyn Operator>, uri: &Uri, change: Change) -> Result<Response, Response> {
-    Ok(json(&node.write(key(uri)?, change).await.map_err(refused)?))
+async fn write(node: &Arc<dyn Operator>, uri: &Uri, change: Change) -> Result<Response, Failed> {
+    Ok(json(&node.write(key(uri)?, change).await?))
 }
 
 async fn dump(State(node): Node) -> Response {
@@ -176,18 +182,18 @@ fn line(lines: &mut Vec<u8>, row: &impl Serialize) {
     lines.push(b'\n');
 }
 
-fn key(uri: &Uri) -> Result<Vec<u8>, Response> {
+fn key(uri: &Uri) -> Result<Vec<u8>, Failed> {
     rest_of_path(uri, "/v1/keys/")
 }
 
 /// The router's own captures are UTF-8 only; keys are any bytes.
-fn rest_of_path(uri: &Uri, prefix: &str) -> Result<Vec<u8>, Response> {
+fn rest_of_path(uri: &Uri, prefix: &str) -> Result<Vec<u8>, Failed> {
     let rest = uri.path().strip_prefix(prefix).unwrap_or_default();
     percent_decode(rest).ok_or_else(|| invalid("malformed percent-encoding in the path"))
 }
 
 /// The named parameters of the query; any other is refused.
-fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[Option<Vec<u8>>; N], Response> {
+fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[Option<Vec<u8>>; N], Failed> {
     let mut found = [const { None }; N];
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -200,11 +206,11 @@ fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[Option<Vec
     Ok(found)
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, Response> {
+fn text(bytes: Vec<u8>) -> Result<String, Failed> {
     String::from_utf8(bytes).map_err(|_| invalid("a parameter is not UTF-8"))
 }
 
-fn detail_of(parameter: Option<Vec<u8>>) -> Result<Detail, Response> {
+fn detail_of(parameter: Option<Vec<u8>>) -> Result<Detail, Failed> {
     match parameter.as_deref() {
         Some(b"names") => Ok(Detail::Names),
         None | Some(b"values") => Ok(Detail::Values),
@@ -214,8 +220,9 @@ fn detail_of(parameter: Option<Vec<u8>>) -> Result<Detail, Response> {
 }
 
 /// The body as JSON, whatever its content type says: `curl -d` claims a form. Nothing stands for `{}`.
-fn body<T: DeserializeOwned>(payload: Payload) -> Result<T, Response> {
-    let bytes = payload.map_err(|rejection| failure(rejection.status(), rejection.body_text()))?;
+fn body<T: DeserializeOwned>(payload: Payload) -> Result<T, Failed> {
+    let bytes =
+        payload.map_err(|rejection| Failed { status: rejection.status(), error: rejection.body_text() })?;
     let bytes = if bytes.is_empty() { b"{}" } else { &bytes[..] };
     serde_json::from_slice(bytes).map_err(|error| invalid(&format!("the body: {error}")))
 }
@@ -229,20 +236,30 @@ fn done() -> Response {
     json(&serde_json::json!({}))
 }
 
-fn invalid(why: &str) -> Response {
-    failure(StatusCode::BAD_REQUEST, why.to_owned())
+/// What becomes of a request that is not done.
+struct Failed {
+    status: StatusCode,
+    error: String,
 }
 
-fn refused(refusal: Refusal) -> Response {
-    let status = match refusal {
-        Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
-        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Conflict(_) => StatusCode::CONFLICT,
-        Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    failure(status, refusal.to_string())
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (self.status, json(&Failure { error: self.error })).into_response()
+    }
 }
 
-fn failure(status: StatusCode, error: String) -> Response {
-    (status, json(&Failure { error })).into_response()
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { status, error: refusal.to_string() }
+    }
+}
+
+fn invalid(why: &str) -> Failed {
+    Failed { status: StatusCode::BAD_REQUEST, error: why.to_owned() }
 }

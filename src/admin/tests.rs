@@ -151,6 +151,7 @@ async fn garbage_harms_nobody() {
         ("PUT /v1/keys/%zz", "{\"value\":\"x\"}", "400", "percent-encoding"),
         ("POST /v1/keys/a", "{\"increment\":{\"by\":1e9}}", "400", "the body"),
         ("POST /v1/keys/a", "{\"increment\":{\"by\":1,\"kind\":\"gcounter\"},\"add\":[]}", "400", "the body"),
+        ("POST /v1/peers", "{\"address\":\"nowhere\"}", "400", "host:port"),
         ("GET /v1/keys?limit=many", "", "400", "limit"),
         ("GET /v1/keys?offset=1", "", "400", "no parameter offset"),
         ("GET /v1/keys/a?detail=all", "", "400", "detail"),

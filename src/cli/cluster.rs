@@ -15,7 +15,7 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
         return Ok(out.object(&status)?);
     }
     let off = |address: &Option<String>| address.clone().unwrap_or_else(|| "off".to_owned());
-    let Status { addresses, members, keys, conflicts, log, .. } = &status;
+    let Status { addresses, members, kinds, conflicts, log, .. } = &status;
     let rows = [
         ("node", format!("{} in realm {}, incarnation {}", status.node, status.realm, status.incarnation)),
         ("zone", status.zone.clone()),
@@ -26,11 +26,11 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
             "writes",
             status.writes_stopped.as_ref().map_or_else(|| "ok".to_owned(), |why| format!("stopped: {why}")),
         ),
-        ("members", format!("{} alive, {} suspect, {} down", members.alive, members.suspect, members.down)),
+        ("members", format!("{} alive, {} away, {} left", members.alive, members.away, members.left)),
         ("linked", status.peers_linked.to_string()),
         ("keys", {
-            let [r, s, p, g] = [keys.lww_register, keys.or_set, keys.pncounter, keys.gcounter];
-            format!("{r} lww_register, {s} or_set, {p} pncounter, {g} gcounter")
+            let [r, s, p, g] = [kinds.lww_register, kinds.or_set, kinds.pncounter, kinds.gcounter];
+            format!("{}: {r} lww_register, {s} or_set, {p} pncounter, {g} gcounter", status.keys)
         }),
         ("conflicts", format!("{} by versions, {} by kinds", conflicts.versions, conflicts.kinds)),
         ("parked", format!("{} removals", status.parked_removals)),
@@ -58,12 +58,10 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
 pub(super) async fn members(ask: Ask) -> anyhow::Result<()> {
     let rows = ask.client().members().await?;
     let cells = |row: &MemberRow| {
-        let link = if row.own { "self" } else { up(row.linked) };
-        let since = row.since.map_or_else(String::new, moment);
-        let state = format!("{:?}", row.state).to_lowercase();
-        [row.node.to_string(), row.zone.clone(), state, since, link.to_owned(), row.addresses.join(" ")]
+        let state = if row.own { "self".to_owned() } else { format!("{:?}", row.state).to_lowercase() };
+        [row.node.to_string(), row.zone.clone(), state, row.addresses.join(" ")]
     };
-    Ok(ask.out().rows(&rows, ["node", "zone", "state", "since", "link", "addresses"], cells)?)
+    Ok(ask.out().rows(&rows, ["node", "zone", "state", "addresses"], cells)?)
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +105,7 @@ pub(super) async fn peers(peers: Peers) -> anyhow::Result<()> {
             up(row.linked).to_owned(),
             row.rtt_us.map_or_else(String::new, |us| format!("{}.{:03}ms", us / 1_000, us % 1_000)),
             row.clock_offset_ms.map_or_else(String::new, |ms| format!("{ms:+}ms")),
-            if row.behind { "behind".to_owned() } else { row.unconfirmed.to_string() },
+            row.unconfirmed.to_string(),
             cell(&row.error.clone().unwrap_or_default()),
         ]
     };
@@ -154,7 +152,7 @@ pub(super) async fn pull(pull: Pull) -> anyhow::Result<()> {
                 (false, false) => {}
             }
         }
-        if !out.json() && !request.names_only && (!page.keys.is_empty() || request.cursor.is_none()) {
+        if !out.json() && !request.names_only && !page.keys.is_empty() {
             out.table(print::VERSIONS, page.keys.iter().flat_map(print::versions).collect())?;
         }
         request.cursor = page.cursor;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -127,6 +127,8 @@ fn check_ports(plan: &Plan) -> anyhow::Result<()> {
 struct Running {
     plan: Plan,
     child: Child,
+    /// Held open until the child has ended, for its end means "stop" too: see [`start`].
+    _stdin: Option<ChildStdin>,
     /// Where its log began this time.
     log_start: u64,
 }
@@ -137,7 +139,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the nodes and watches them. Returns when one has died.
+    /// Starts the nodes and watches them. Returns when one has died, or all have left.
     async fn run(&mut self, plans: Vec<Plan>) -> anyhow::Result<()> {
         let join: Vec<_> = plans.iter().map(|plan| plan.quic.to_string()).collect();
         for plan in plans {
@@ -208,17 +210,29 @@ impl Cluster {
         Ok(out.line("ready")?)
     }
 
+    /// A node that ended well was asked to, by `tidings leave`: the others go on without it.
     fn check_alive(&mut self) -> anyhow::Result<()> {
-        for node in &mut self.nodes {
-            if let Some(status) = node.child.try_wait()? {
-                return Err(Died::of(node, status).into());
+        let mut died = None;
+        let mut left = Vec::new();
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            match node.child.try_wait()? {
+                Some(status) if status.success() => left.push(at),
+                Some(status) => died = Some(Died::of(node, status)),
+                None => {}
             }
         }
-        Ok(())
+        for at in left.into_iter().rev() {
+            eprintln!("tidings: {} has left", self.nodes.remove(at).plan.name);
+        }
+        if let Some(died) = died {
+            return Err(died.into());
+        }
+        if self.nodes.is_empty() { bail!("every node has left") } else { Ok(()) }
     }
 
     /// Asks every node to stop, waits, and kills those that do not.
     async fn stop(&mut self) {
+        self.nodes.retain_mut(|node| matches!(node.child.try_wait(), Ok(None)));
         for node in &self.nodes {
             let pid = node.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
             if let Some(pid) = pid {
@@ -227,10 +241,15 @@ impl Cluster {
         }
         let deadline = Instant::now() + GRACE;
         for node in &mut self.nodes {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if timeout(left, node.child.wait()).await.is_err() {
-                eprintln!("tidings: {} did not stop in {} s and is killed", node.plan.name, GRACE.as_secs());
-                let _ = node.child.kill().await;
+            let (name, left) = (&node.plan.name, deadline.saturating_duration_since(Instant::now()));
+            match timeout(left, node.child.wait()).await {
+                Ok(Ok(status)) if status.success() => {}
+                Ok(Ok(status)) => eprintln!("tidings: {name} did not stop cleanly ({status})"),
+                Ok(Err(error)) => eprintln!("tidings: {name}: {error}"),
+                Err(_) => {
+                    eprintln!("tidings: {name} did not stop in {} s and is killed", GRACE.as_secs());
+                    let _ = node.child.kill().await;
+                }
             }
         }
     }
@@ -257,8 +276,10 @@ fn start(plan: Plan, join: &[String]) -> anyhow::Result<Running> {
     }
     let (out, err) = (log.try_clone().with_context(context)?, log);
     command.stdin(Stdio::piped()).stdout(out).stderr(err).process_group(0).kill_on_drop(true);
-    let child = command.spawn().with_context(context)?;
-    Ok(Running { plan, child, log_start })
+    let mut child = command.spawn().with_context(context)?;
+    // Taken, because waiting for a child closes the standard input that it still holds.
+    let stdin = child.stdin.take();
+    Ok(Running { plan, child, _stdin: stdin, log_start })
 }
 
 /// A node that ended by itself.

@@ -91,8 +91,8 @@ enum Command {
     Set {
         #[command(flatten)]
         key: data::Key,
-        /// The value; `-` for what comes on standard input.
-        #[arg(allow_hyphen_values = true)]
+        /// The value; `-` for what comes on standard input. Put `--` before one that begins with a hyphen.
+        #[arg(allow_negative_numbers = true)]
         value: OsString,
     },
     /// Adds elements to a set.
@@ -118,8 +118,8 @@ enum Command {
         /// How much.
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         by: i64,
-        /// A counter that only grows (gcounter).
-        #[arg(long = "g")]
+        /// A counter that only grows.
+        #[arg(long = "gcounter", short)]
         grow_only: bool,
     },
     /// Deletes keys: all of them that this node has seen.
@@ -197,10 +197,23 @@ pub fn main() -> ExitCode {
         // Whoever read the output has seen enough, as with `tidings keys | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tidings: {error:#}");
+            eprintln!("tidings: {}", explain(&error));
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
+}
+
+/// The error and its causes, but for those that it has told of itself.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        if told.is_empty() {
+            cause
+        } else if told.contains(&cause) {
+            told
+        } else {
+            format!("{told}: {cause}")
+        }
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

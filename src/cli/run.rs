@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::settings::Settings;
 use crate::admin::Socket;
@@ -30,15 +32,16 @@ pub(super) struct Run {
 }
 
 pub(super) fn run(run: Run) -> anyhow::Result<()> {
-    let config = run.settings.load()?;
-    init_log(&config);
+    let config = run.settings.clone().load()?;
+    let log = init_log(&config);
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config, run.exit_with_stdin))
+    runtime.block_on(serve(config, log, run))
 }
 
-async fn serve(config: Config, exit_with_stdin: bool) -> anyhow::Result<()> {
-    let mut stop = Stop::new(exit_with_stdin)?;
+async fn serve(mut config: Config, log: LogFilters, run: Run) -> anyhow::Result<()> {
+    let mut stop = Stop::new(run.exit_with_stdin)?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (prometheus, timings) = metrics::install();
     let node = tokio::select! {
         node = Sidecar::start(config.clone(), timings) => node?,
@@ -52,20 +55,38 @@ async fn serve(config: Config, exit_with_stdin: bool) -> anyhow::Result<()> {
     let opened = open_doors(&config, node.operator(), prometheus, &closing, &mut doors).await;
     if opened.is_ok() {
         info!(data_dir = %config.data_dir.display(), admin = %config.admin_path().display(), "running");
-        tokio::select! {
-            why = stop.wanted() => info!("stopping: {why}"),
-            () = node.left() => info!("stopping: the node left the cluster"),
+        loop {
+            tokio::select! {
+                why = stop.wanted() => break info!("stopping: {why}"),
+                () = node.left() => break info!("stopping: the node left the cluster"),
+                _ = hangup.recv() => reload(&mut config, &run.settings, &log, &node),
+            }
         }
     }
     closing.cancel();
     tokio::select! {
         () = async { node.shutdown().await; while doors.join_next().await.is_some() {} } => info!("stopped"),
-        why = stop.wanted() => {
-            warn!("{why} while stopping: going at once");
+        _ = stop.interrupt.recv() => {
+            warn!("interrupted while stopping: going at once");
             std::process::exit(1);
         }
     }
     opened
+}
+
+/// Reads the settings again. What is wrong with them changes nothing.
+fn reload(config: &mut Config, settings: &Settings, log: &LogFilters, node: &Sidecar) {
+    let new = match settings.clone().load() {
+        Ok(new) => new,
+        Err(problems) => return warn!("the settings are kept as they were: {problems}"),
+    };
+    let waiting = config.reload(new);
+    let _ = log.reload(EnvFilter::new(config.log_filter.as_str()));
+    node.reconfigure(config.clone());
+    info!("settings read again");
+    if !waiting.is_empty() {
+        warn!("these settings have changed and take effect at the next start: {}", waiting.join(", "));
+    }
 }
 
 async fn open_doors(
@@ -119,26 +140,26 @@ impl Stop {
                 None => std::future::pending().await,
             }
         };
-        let why = tokio::select! {
+        tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
             () = stdin => "standard input ended",
-        };
-        if why == "standard input ended" {
-            self.stdin = None;
         }
-        why
     }
 }
 
-fn init_log(config: &Config) {
-    let filter = EnvFilter::new(config.log_filter.as_str());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // Fails only if a log is set up already, which then stays.
-    let _ = match config.log_format {
-        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
+type LogFilters = reload::Handle<EnvFilter, Registry>;
+
+fn init_log(config: &Config) -> LogFilters {
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(config.log_filter.as_str()));
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    // Fails only if a log is set up already, which then stays.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    handle
 }
 
 /// The soft limit is often 1,024: fewer files than the clients that are allowed.

@@ -10,7 +10,7 @@ use super::{Ask, Usage};
 use crate::config::{Config, ConfigRow, KNOBS, Knob, Origin, Problem, Sources, env_name};
 
 /// Where settings come from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Settings {
     /// A file with settings (TOML). Variables override it, and flags override those.
     #[arg(long, value_name = "FILE", env = "TIDINGS_CONFIG", hide_env_values = true)]
@@ -38,7 +38,7 @@ impl Settings {
 }
 
 /// The knobs given as flags.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Flags(Vec<(&'static str, Vec<String>)>);
 
 struct FlagText {

@@ -142,6 +142,10 @@ knobs! {
     log_format: LogFormat = "text",
 }
 
+/// The knobs that a running node takes over when it reads its settings again; the others need a restart.
+pub const LIVE: &[&str] =
+    &["push_interval", "push_window", "anti_entropy_interval", "fanout", "max_clock_drift", "log_filter"];
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -217,6 +221,30 @@ impl Config {
 
     fn in_data_dir(&self, given: Option<&Path>, name: &str) -> PathBuf {
         given.map_or_else(|| self.data_dir.join(name), Path::to_owned)
+    }
+
+    /// Takes over from `new` what may change while a node runs. Returns the knobs that would change and need a restart.
+    pub fn reload(&mut self, new: Self) -> Vec<&'static str> {
+        let before = self.shown();
+        let Self { push_interval, push_window, anti_entropy_interval, fanout, max_clock_drift, .. } = new;
+        *self = Self {
+            push_interval,
+            push_window,
+            anti_entropy_interval,
+            fanout,
+            max_clock_drift,
+            ..self.clone()
+        };
+        self.log_filter.clone_from(&new.log_filter);
+        for knob in LIVE {
+            match new.origins.0.get(knob) {
+                Some(origin) => _ = self.origins.0.insert(knob, origin.clone()),
+                None => _ = self.origins.0.remove(knob),
+            }
+        }
+        let changed =
+            before.into_iter().zip(new.shown()).filter(|(old, new)| old != new).map(|(old, _)| old.0);
+        changed.filter(|knob| !LIVE.contains(knob)).collect()
     }
 
     /// Every value with its origin, in the table's order.
@@ -304,6 +332,25 @@ mod tests {
         let flags = flags.map(|(key, value)| (key, vec![value])).collect();
         let (again, _) = Config::load(&Sources { flags, ..Sources::default() }).unwrap();
         assert_eq!(again.shown(), config.shown());
+    }
+
+    #[test]
+    fn reloading_takes_over_what_it_may() {
+        let set = |flags: &[(&'static str, &str)]| {
+            let flags = flags.iter().map(|(key, value)| (*key, vec![(*value).to_owned()])).collect();
+            Config::load(&Sources { flags, ..Sources::default() }).unwrap().0
+        };
+        for live in LIVE {
+            let mut config = Config::default();
+            let value = if *live == "log_filter" { "debug" } else { "50" };
+            let wanted = set(&[(live, value)]);
+            assert!(config.reload(wanted.clone()).is_empty(), "{live}");
+            assert_eq!(config, wanted);
+        }
+        let mut config = set(&[("fanout", "4")]);
+        assert_eq!(config.reload(set(&[("zone", "b"), ("resp", "off")])), ["zone", "resp"]);
+        assert_eq!((config.fanout, config.zone.as_str()), (3, ""));
+        assert_eq!(config.origins.of("fanout"), &Origin::Default);
     }
 
     #[test]

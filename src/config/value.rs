@@ -40,8 +40,10 @@ const SIZES: &[(&str, u64)] =
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, factor) =
-            SIZES.iter().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0).unwrap_or(&SIZES[4]);
+        let (unit, factor) = SIZES
+            .iter()
+            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor))
+            .unwrap_or(&SIZES[4]);
         write!(f, "{}{unit}", self.0 / factor)
     }
 }
@@ -68,9 +70,9 @@ impl Value for Duration {
     }
     fn show(&self) -> String {
         let millis = self.as_millis() as u64;
-        let units = DURATIONS[1..].iter();
-        let (unit, factor) =
-            units.filter(|(_, factor)| millis > 0 && millis % factor == 0).next().unwrap_or(&DURATIONS[0]);
+        let mut units = DURATIONS[1..].iter();
+        let whole = |(_, factor): &&(&str, u64)| millis > 0 && millis.is_multiple_of(*factor);
+        let (unit, factor) = units.find(whole).unwrap_or(&DURATIONS[0]);
         format!("{}{unit}", millis / factor)
     }
 }
@@ -94,6 +96,13 @@ impl HostPort {
     /// As `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl std::str::FromStr for HostPort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("{text:?} is not {}", Self::EXPECTS))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tidings_proto::cell::ParkedState;
+use tidings_proto::cell::{ParkedState, ParkedTarget};
 use tidings_proto::op::Counter;
 use tidings_proto::{
     Actor, Block, CellState, CounterState, DecodeError, KeyState, MemberState, SeenEntries, VersionState,
@@ -11,7 +11,7 @@ use tidings_proto::{
 
 use super::actors::{ActorIx, Actors, ShortDot};
 use super::counter::Parts;
-use super::parked::{CellName, Parked};
+use super::parked::{Parked, Removal, Target};
 use super::register::Version;
 use super::set::Set;
 use super::state::{ApplyError, Cells, State};
@@ -172,8 +172,12 @@ impl State {
                 return Err(malformed("a parked removal names a dot that cannot exist"));
             }
             let dot = ShortDot::new(staged.intern(&removal.actor)?, removal.seq);
-            let element = removal.element.as_ref().map(|element| element[..].into());
-            staged.parked.park(dot, CellName { key: removal.key[..].into(), element });
+            let target = match &removal.target {
+                ParkedTarget::Register => Target::Register,
+                ParkedTarget::Member(element) => Target::Member(element[..].into()),
+                ParkedTarget::Set => Target::Set,
+            };
+            staged.parked.park(dot, Removal { key: removal.key[..].into(), target });
         }
         Ok(staged)
     }
@@ -245,18 +249,20 @@ fn malformed(why: &str) -> ApplyError {
 
 /// The parked removals, in an order that does not hang on a replica's numbering.
 pub fn parked_states(parked: &Parked, actors: &Actors) -> Vec<ParkedState> {
-    let mut states: Vec<_> = parked
-        .iter()
-        .map(|(dot, cell): (ShortDot, &CellName)| ParkedState {
-            key: cell.key.to_vec(),
-            element: cell.element.as_deref().map(|element| serde_bytes::ByteBuf::from(element.to_vec())),
-            actor: actors.get(dot.actor()).clone(),
-            seq: dot.seq(),
-        })
-        .collect();
+    let state = |(dot, removal): (ShortDot, &Removal)| ParkedState {
+        key: removal.key.to_vec(),
+        target: match &removal.target {
+            Target::Register => ParkedTarget::Register,
+            Target::Member(element) => ParkedTarget::Member(element.to_vec().into()),
+            Target::Set => ParkedTarget::Set,
+        },
+        actor: actors.get(dot.actor()).clone(),
+        seq: dot.seq(),
+    };
+    let mut states: Vec<_> = parked.iter().map(state).collect();
     states.sort_unstable_by(|a, b| {
-        let rank = |s: &ParkedState| (s.actor.clone(), s.seq);
-        rank(a).cmp(&rank(b)).then_with(|| (&a.key, &a.element).cmp(&(&b.key, &b.element)))
+        let order = (&a.actor, a.seq).cmp(&(&b.actor, b.seq));
+        order.then_with(|| (&a.key, &a.target).cmp(&(&b.key, &b.target)))
     });
     states
 }

@@ -74,7 +74,7 @@ impl Part {
     }
 }
 
-/// The parts of one counter.
+/// The parts of one counter, in order of the replica's own numbering of actors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parts(SmallVec<[Part; 1]>);
 
@@ -84,14 +84,14 @@ impl Parts {
         self.0.is_empty()
     }
 
-    /// The parts, in no order that means anything.
+    /// The parts, in no order that means anything elsewhere.
     pub fn iter(&self) -> impl Iterator<Item = &Part> {
         self.0.iter()
     }
 
     /// The part of one actor.
     pub fn get(&self, actor: ActorIx) -> Option<&Part> {
-        self.0.iter().find(|part| part.actor == actor)
+        self.place(actor).ok().map(|at| &self.0[at])
     }
 
     /// Whether there is anything that no delete has observed.
@@ -110,15 +110,20 @@ impl Parts {
 
     /// Changes one actor's part, made first if there was none, dropped if nothing is left of it.
     pub(super) fn change<R>(&mut self, actor: ActorIx, change: impl FnOnce(&mut Part) -> R) -> R {
-        let at = self.0.iter().position(|part| part.actor == actor).unwrap_or_else(|| {
-            self.0.push(Part::new(actor));
-            self.0.len() - 1
+        let at = self.place(actor).unwrap_or_else(|at| {
+            self.0.insert(at, Part::new(actor));
+            at
         });
         let result = change(&mut self.0[at]);
         if self.0[at].is_empty() {
-            self.0.swap_remove(at);
+            self.0.remove(at);
         }
         result
+    }
+
+    /// Where the part of an actor is, or would be.
+    fn place(&self, actor: ActorIx) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&actor, |part| part.actor)
     }
 
     pub(super) fn actors(&self) -> SmallVec<[ActorIx; 4]> {

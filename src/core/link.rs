@@ -410,7 +410,7 @@ impl Gossip {
     /// Somebody has own writes up to `seq`. If that is more than this process
     /// wrote, another one wrote as this incarnation: it must not be used any more.
     pub(super) fn own_elsewhere(&mut self, replica: &mut Replica, seq: u64) {
-        if seq <= replica.own_seq() {
+        if seq <= replica.own_seq() && !replica.is_overtaken() && !replica.is_worn() {
             return;
         }
         let incarnation = self.rng.random();
@@ -451,6 +451,7 @@ impl Gossip {
     pub fn settle(&mut self, now: Now, replica: &mut Replica) {
         self.end_lost_snapshots(replica);
         self.save_members(replica);
+        self.own_elsewhere(replica, 0);
         if self.links.is_empty() {
             self.own_pushed = replica.own_seq();
             // Nobody is left to ask; what is lacking is wanted anew when a link comes up.

@@ -14,7 +14,6 @@ use super::counter::{Part, Parts};
 use super::register::Register;
 use super::set::Set;
 use super::state::{Cells, State};
-use super::table::Named;
 use super::view::Shape;
 
 impl State {
@@ -27,11 +26,15 @@ impl State {
             theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
         }
         self.snapshots.abort_all();
-        let join = Join { ours: self.seen.clone(), theirs, places };
+        let mut places_there = vec![None; self.actors.len()];
+        for (at, place) in places.iter().enumerate() {
+            places_there[place.index()] = Some(ActorIx(at as u32));
+        }
+        let join = Join { ours: self.seen.clone(), theirs, places, places_there };
         self.merge_common(other, &join);
         self.merge_new(other, &join);
-        for (dot, cell) in other.parked.iter() {
-            self.parked.park(join.translate(dot), cell.clone());
+        for (dot, removal) in other.parked.iter() {
+            self.parked.park(join.translate(dot), removal.clone());
         }
         for (seq, theirs) in self.seen.iter_mut().zip(&join.theirs) {
             *seq = (*seq).max(*theirs);
@@ -107,6 +110,8 @@ struct Join {
     theirs: Vec<u64>,
     /// By their place of an actor: ours.
     places: Vec<ActorIx>,
+    /// By our place of an actor: theirs, if they know it.
+    places_there: Vec<Option<ActorIx>>,
 }
 
 impl Join {
@@ -119,8 +124,8 @@ impl Join {
         if other.parked.is_empty() {
             return false;
         }
-        let place = self.places.iter().position(|place| *place == dot.actor());
-        place.is_some_and(|at| other.parked.holds(ShortDot::new(ActorIx(at as u32), dot.seq()), key, element))
+        let place = self.places_there[dot.actor().index()];
+        place.is_some_and(|actor| other.parked.holds(ShortDot::new(actor, dot.seq()), key, element))
     }
 
     fn register(
@@ -175,8 +180,10 @@ impl Join {
             let parts = ours.counter_mut(counter);
             let mut actors: SmallVec<[ActorIx; 4]> = parts.actors();
             actors.extend(their_parts.iter().map(|part| self.places[part.actor.index()]));
+            actors.sort_unstable();
+            actors.dedup();
             for actor in actors {
-                let theirs = their_parts.iter().find(|part| self.places[part.actor.index()] == actor);
+                let theirs = self.places_there[actor.index()].and_then(|there| their_parts.get(there));
                 parts.change(actor, |part| self.part(part, theirs));
             }
         }
@@ -202,16 +209,5 @@ impl Join {
         if ours.baseline.as_deref().is_some_and(closed) {
             ours.baseline = None;
         }
-    }
-}
-
-impl Set {
-    fn retain_dots(&mut self, keep: impl Fn(&[u8], ShortDot) -> bool) {
-        self.table_mut().retain(|member| {
-            let dots: SmallVec<[ShortDot; 1]> =
-                member.dots.iter().copied().filter(|dot| keep(member.name(), *dot)).collect();
-            member.dots = dots;
-            !member.dots.is_empty()
-        });
     }
 }

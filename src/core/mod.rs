@@ -12,7 +12,10 @@
 //! * [`replica`]: a state that is written to: own writes, log, readers' view
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
 //! * [`journal`]: what a replica writes to its disk
+//! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
+
+#![warn(missing_docs)]
 
 pub mod actors;
 pub mod block;
@@ -34,5 +37,6 @@ pub mod snapshot;
 pub mod state;
 pub mod sync;
 pub mod table;
+pub mod traits;
 pub mod view;
 pub mod write;

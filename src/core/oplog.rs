@@ -183,7 +183,8 @@ fn edit_dots(edit: &tidings_proto::Edit<'_, ShortDot>) -> usize {
         Edit::Write { supersedes: dots, .. }
         | Edit::Erase { dots }
         | Edit::Add { supersedes: dots, .. }
-        | Edit::Remove { dots, .. } => dots.len(),
+        | Edit::Remove { dots, .. }
+        | Edit::Clear { upto: dots } => dots.len(),
         Edit::Reset { baselines, .. } => baselines.len(),
         Edit::Count { .. } | Edit::Close { .. } => 0,
     }

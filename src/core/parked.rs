@@ -1,30 +1,46 @@
 //! Removals that name a dot not yet seen, kept until that dot arrives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::actors::{ActorIx, ShortDot};
 use super::bounds;
 
-/// Which cell of dots a removal is for. Counters need no parking: their
-/// baselines wait in the cell itself.
+/// What a removal is for. Counters need no parking: their baselines wait in the cell itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CellName {
-    /// The key.
-    pub key: Box<[u8]>,
-    /// The element, or none for the key's register.
-    pub element: Option<Box<[u8]>>,
+pub enum Target {
+    /// One dot of the key's register.
+    Register,
+    /// One dot of an element of the key's set.
+    Member(Box<[u8]>),
+    /// All dots of the actor up to that one, of all elements of the key's set.
+    Set,
 }
 
-impl CellName {
+/// A removal that waits: of a dot, or of all dots up to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Removal {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// Which of its cells.
+    pub target: Target,
+}
+
+impl Removal {
     fn size(&self) -> usize {
-        self.key.len() + self.element.as_ref().map_or(0, |element| element.len())
+        match &self.target {
+            Target::Register | Target::Set => self.key.len(),
+            Target::Member(element) => self.key.len() + element.len(),
+        }
     }
 }
 
-/// The parked removals: by dot and cell, because one op may make its dot live in several cells.
+/// The parked removals: by dot and cell, because one op may make its dot live in
+/// several cells. That of a whole set waits until all it covers has arrived.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parked {
-    cells: BTreeMap<ShortDot, Vec<CellName>>,
+    removals: BTreeMap<ShortDot, BTreeSet<Removal>>,
+    /// By key and actor, up to where sets are emptied; the same removals once more.
+    sets: BTreeMap<(Box<[u8]>, ActorIx), u64>,
     len: usize,
     bytes: usize,
 }
@@ -45,40 +61,102 @@ impl Parked {
         self.len + more <= bounds::PARKED && self.bytes + bytes <= bounds::PARKED_BYTES
     }
 
-    /// Parks the removal of a dot from a cell.
-    pub(super) fn park(&mut self, dot: ShortDot, cell: CellName) {
-        let cells = self.cells.entry(dot).or_default();
-        if !cells.contains(&cell) {
-            self.bytes += cell.size();
+    /// Parks a removal of a dot, or of all up to it.
+    pub(super) fn park(&mut self, dot: ShortDot, removal: Removal) {
+        if removal.target == Target::Set {
+            let upto = self.sets.entry((removal.key.clone(), dot.actor())).or_default();
+            *upto = dot.seq().max(*upto);
+        }
+        let size = removal.size();
+        if self.removals.entry(dot).or_default().insert(removal) {
+            self.bytes += size;
             self.len += 1;
-            cells.push(cell);
         }
     }
 
-    /// Whether a removal of the dot from that cell is parked.
+    /// Whether a removal of the dot from that cell is parked: of an element of
+    /// the key's set, or without one of its register.
     pub fn holds(&self, dot: ShortDot, key: &[u8], element: Option<&[u8]>) -> bool {
-        self.cells.get(&dot).is_some_and(|cells| {
-            cells.iter().any(|cell| *cell.key == *key && cell.element.as_deref() == element)
-        })
+        if self.is_empty() {
+            return false;
+        }
+        let target = match element {
+            None => Target::Register,
+            Some(element) => Target::Member(element.into()),
+        };
+        let emptied = || self.sets.get(&(key.into(), dot.actor())).is_some_and(|upto| dot.seq() <= *upto);
+        let removal = Removal { key: key.into(), target };
+        self.removals.get(&dot).is_some_and(|removals| removals.contains(&removal))
+            || element.is_some() && emptied()
     }
 
-    /// Forgets the removals of one dot: it has arrived.
+    /// Forgets the removals of one dot, or up to it: it has arrived.
     pub(super) fn settle(&mut self, dot: ShortDot) {
-        if let Some(cells) = self.cells.remove(&dot) {
-            self.len -= cells.len();
-            self.bytes -= cells.iter().map(CellName::size).sum::<usize>();
+        for removal in self.removals.remove(&dot).into_iter().flatten() {
+            self.bytes -= removal.size();
+            self.len -= 1;
+            if removal.target == Target::Set {
+                let name = (removal.key, dot.actor());
+                if self.sets.get(&name) == Some(&dot.seq()) {
+                    self.sets.remove(&name);
+                }
+            }
         }
     }
 
     /// Forgets all removals of dots that have been seen.
     pub(super) fn settle_seen(&mut self, seen: impl Fn(ActorIx) -> u64) {
-        self.cells.retain(|dot, _| dot.seq() > seen(dot.actor()));
-        self.len = self.cells.values().map(Vec::len).sum();
-        self.bytes = self.cells.values().flatten().map(CellName::size).sum();
+        self.removals.retain(|dot, _| dot.seq() > seen(dot.actor()));
+        self.sets.retain(|(_, actor), upto| *upto > seen(*actor));
+        self.len = self.removals.values().map(BTreeSet::len).sum();
+        self.bytes = self.removals.values().flatten().map(Removal::size).sum();
     }
 
     /// All, ordered by the replica's own numbering.
-    pub fn iter(&self) -> impl Iterator<Item = (ShortDot, &CellName)> {
-        self.cells.iter().flat_map(|(&dot, cells)| cells.iter().map(move |cell| (dot, cell)))
+    pub fn iter(&self) -> impl Iterator<Item = (ShortDot, &Removal)> {
+        self.removals.iter().flat_map(|(&dot, removals)| removals.iter().map(move |removal| (dot, removal)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dot(seq: u64) -> ShortDot {
+        ShortDot::new(ActorIx(0), seq)
+    }
+
+    fn removal(target: Target) -> Removal {
+        Removal { key: b"key"[..].into(), target }
+    }
+
+    #[test]
+    fn a_removal_of_one_dot_is_for_that_dot_and_cell_alone() {
+        let mut parked = Parked::default();
+        parked.park(dot(5), removal(Target::Member(b"m"[..].into())));
+        assert!(parked.holds(dot(5), b"key", Some(b"m")));
+        assert!(!parked.holds(dot(4), b"key", Some(b"m")));
+        assert!(!parked.holds(dot(5), b"key", Some(b"n")));
+        assert!(!parked.holds(dot(5), b"key", None));
+        assert!(!parked.holds(dot(5), b"other", Some(b"m")));
+        parked.settle(dot(5));
+        assert_eq!(parked, Parked::default());
+    }
+
+    #[test]
+    fn a_removal_of_a_set_waits_until_all_it_covers_has_arrived() {
+        let mut parked = Parked::default();
+        parked.park(dot(5), removal(Target::Set));
+        parked.park(dot(3), removal(Target::Set));
+        for seq in 1..=5 {
+            assert!(parked.holds(dot(seq), b"key", Some(b"any")), "{seq}");
+            assert!(!parked.holds(dot(seq), b"key", None));
+            parked.settle(dot(seq));
+        }
+        assert_eq!(parked, Parked::default());
+        parked.park(dot(5), removal(Target::Set));
+        assert!(!parked.holds(dot(6), b"key", Some(b"any")));
+        parked.settle_seen(|_| 7);
+        assert_eq!(parked, Parked::default());
     }
 }

@@ -2,7 +2,7 @@
 //! keeps each for the disk and for whoever lacks it.
 
 use tidings_proto::cell::ParkedState;
-use tidings_proto::{Actor, Block, Op, Run, SeenEntries, Stamp};
+use tidings_proto::{Actor, Block, Counter, Op, Run, SeenEntries, Stamp};
 
 use super::actors::{ActorIx, ShortDot, TooManyActors};
 use super::block::parked_states;
@@ -10,8 +10,7 @@ use super::bounds;
 use super::clock::Clock;
 use super::journal::Entry;
 use super::oplog::OpLog;
-use super::snapshot::{SnapshotId, Step};
-use super::state::{ApplyError, State};
+use super::state::{ApplyError, Cells, State};
 use super::table::HashKey;
 
 /// Counts of what happened to ops, since the start.
@@ -45,6 +44,8 @@ pub struct Received {
 pub struct Replica {
     pub(super) state: State,
     pub(super) own: ActorIx,
+    /// How many ops this process has issued as `own`.
+    issued: u64,
     pub(super) clock: Clock,
     pub(super) log: OpLog,
     /// Ops applied and not yet taken for the disk, in order: whose, first, last.
@@ -72,6 +73,7 @@ impl Replica {
         Ok(Self {
             state,
             own,
+            issued: 0,
             clock,
             log: OpLog::new(log_bound),
             pending: Vec::new(),
@@ -128,18 +130,26 @@ impl Replica {
         let own = self.state.intern(&actor)?;
         assert_eq!(self.state.seen(own), 0, "an incarnation is used once");
         self.own = own;
+        self.issued = 0;
         self.entries.push(Entry::Incarnation(actor));
         Ok(())
     }
 
-    /// Whether the own incarnation has numbers left.
+    /// Whether writes of the own incarnation have come from elsewhere: then another
+    /// process, or an older image of this one, writes as it too. The next write
+    /// is refused until another incarnation has been begun, lest a dot be issued twice.
+    pub fn is_overtaken(&self) -> bool {
+        self.own_seq() != self.issued
+    }
+
+    /// Whether the own incarnation is out of numbers, nearly.
     pub fn is_worn(&self) -> bool {
         self.own_seq() + (1 << 20) >= bounds::SEQ
     }
 
     /// Applies an op and keeps it for the disk and for others: the one way in.
-    pub(super) fn take(&mut self, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
-        self.state.apply(dot, op)?;
+    pub(super) fn take(&mut self, hash: u64, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
+        self.state.apply_at(hash, dot, op)?;
         self.log.append(dot, op);
         match self.pending.last_mut() {
             Some((actor, _, last)) if *actor == dot.actor() && *last + 1 == dot.seq() => *last += 1,
@@ -152,6 +162,7 @@ impl Replica {
     /// `applied` hears the number and stamp of each op that was applied.
     pub fn receive(&mut self, run: &Run, wall_millis: u64, mut applied: impl FnMut(Stamp)) -> Received {
         let mut received = Received { applied: 0, stopped: None };
+        let mut left = u64::from(run.count);
         let places = match self.run_places(run) {
             Ok(places) => places,
             Err(error) => {
@@ -164,20 +175,21 @@ impl Replica {
                 let dot = place_dot(places[0], seq)?;
                 if self.state.has_seen(dot) {
                     self.counts.duplicate += 1;
+                    left -= 1;
                     return Ok(());
                 }
                 let op = State::shorten(&op, run.base, &places)?;
                 let conflicts = self.state.tallies.version_conflicts;
-                self.take(dot, &op)?;
+                self.take(self.state.position(op.key), dot, &op)?;
                 self.counts.conflicts += self.state.tallies.version_conflicts.saturating_sub(conflicts);
                 self.clock.observe(Stamp(op.stamp), wall_millis);
                 self.note_closable(&op);
                 applied(Stamp(op.stamp));
                 received.applied += 1;
+                left -= 1;
                 Ok(())
             });
             if let Err(error) = result {
-                let left = u64::from(run.count) - received.applied;
                 match error {
                     ApplyError::Gap { .. } => self.counts.early += left,
                     _ => self.counts.refused += left,
@@ -206,11 +218,22 @@ impl Replica {
         }
     }
 
+    /// Remembers keys on which a merged state knows deletes of an own contribution.
+    fn note_closable_of(&mut self, staged: &State) {
+        let Some(own) = staged.actors.find(self.actor()) else { return };
+        let is_reset = |cells: &&Cells| {
+            let parts = [Counter::G, Counter::Pn].map(|counter| cells.counter(counter)?.get(own));
+            parts.into_iter().flatten().any(|part| part.baseline.is_some())
+        };
+        self.closable.extend(staged.cells().filter(is_reset).map(|cells| Box::from(cells.key())));
+    }
+
     pub(super) fn take_closable(&mut self) -> Vec<Box<[u8]>> {
         std::mem::take(&mut self.closable)
     }
 
     pub(super) fn count_written(&mut self) {
+        self.issued += 1;
         self.counts.written += 1;
     }
 
@@ -226,6 +249,7 @@ impl Replica {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
         self.state.merge(staged)?;
+        self.note_closable_of(staged);
         self.entries.push(Entry::MergeBegin { seen, parked });
         self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
         self.entries.push(Entry::MergeCommit);
@@ -290,28 +314,14 @@ impl Replica {
         self.state.intern(actor)
     }
 
-    /// Begins a snapshot of the present state, unless too many are running.
-    pub fn begin_snapshot(&mut self) -> Option<SnapshotId> {
-        self.state.snapshots.begin()
-    }
-
-    /// The next block of a snapshot.
-    pub fn step_snapshot(&mut self, id: SnapshotId) -> Step {
-        self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
-    }
-
-    /// Ends a snapshot, finished or not.
-    pub fn end_snapshot(&mut self, id: SnapshotId) {
-        self.state.snapshots.end(id);
-    }
-
     /// The parked removals, for the wire and the disk.
     pub fn parked_states(&self) -> Vec<ParkedState> {
         parked_states(&self.state.parked, &self.state.actors)
     }
 }
 
-fn place_dot(actor: ActorIx, seq: u64) -> Result<ShortDot, ApplyError> {
+/// The dot of an op from outside.
+pub(super) fn place_dot(actor: ActorIx, seq: u64) -> Result<ShortDot, ApplyError> {
     if seq > bounds::SEQ {
         let why = format!("its number {seq} is too great");
         return Err(tidings_proto::DecodeError::Malformed { what: "op", why }.into());
@@ -410,6 +420,10 @@ impl Recovery {
         for item in run.iter() {
             let (seq, op) = item?;
             let dot = place_dot(places[0], seq)?;
+            // A checkpoint may already reflect ops that came to disk just after it began.
+            if self.state.has_seen(dot) {
+                continue;
+            }
             let op = State::shorten(&op, run.base, &places)?;
             self.state.apply(dot, &op)?;
             self.log.append(dot, &op);

@@ -74,8 +74,13 @@ impl Set {
         self.0.scan(cursor, count, |member| visit(member.element()))
     }
 
-    pub(super) fn table_mut(&mut self) -> &mut Table<Member> {
-        &mut self.0
+    /// Drops the dots for which `keep` says no, and the elements with their last dot.
+    pub(super) fn retain_dots(&mut self, keep: impl Fn(&[u8], ShortDot) -> bool) {
+        self.0.retain(|member| {
+            let Member { element, dots } = member;
+            dots.retain(|dot| keep(element, *dot));
+            !dots.is_empty()
+        });
     }
 
     pub(super) fn insert(&mut self, element: &[u8], dot: ShortDot) {

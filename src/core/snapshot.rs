@@ -7,9 +7,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use tidings_proto::SeenEntries;
+use tidings_proto::cell::ParkedState;
+
 use super::actors::Actors;
-use super::block::BlockBuilder;
+use super::block::{BlockBuilder, parked_states};
 use super::bounds;
+use super::replica::Replica;
 use super::state::Cells;
 use super::table::Table;
 
@@ -101,6 +105,37 @@ impl Snapshots {
             };
             snapshot.cursor = end.checked_add(1);
         }
+    }
+}
+
+/// A snapshot that has begun, and the context that all its blocks belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// What to step.
+    pub id: SnapshotId,
+    /// The version vector.
+    pub seen: SeenEntries,
+    /// The parked removals.
+    pub parked: Vec<ParkedState>,
+}
+
+impl Replica {
+    /// Begins a snapshot of the state, unless too many are running. Its context
+    /// is taken in the same step: a live set travels only with the context it belongs to.
+    pub fn begin_snapshot(&mut self) -> Option<Begun> {
+        let id = self.state.snapshots.begin()?;
+        let parked = parked_states(&self.state.parked, &self.state.actors);
+        Some(Begun { id, seen: self.state.seen_entries(), parked })
+    }
+
+    /// The next block of a snapshot.
+    pub fn step_snapshot(&mut self, id: SnapshotId) -> Step {
+        self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
+    }
+
+    /// Ends a snapshot, finished or not.
+    pub fn end_snapshot(&mut self, id: SnapshotId) {
+        self.state.snapshots.end(id);
     }
 }
 

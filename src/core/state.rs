@@ -11,7 +11,7 @@ use tidings_proto::{Actor, DecodeError, Op, Seen, SeenEntries, Stamp, WireDot};
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::bounds;
 use super::counter::Parts;
-use super::parked::{CellName, Parked};
+use super::parked::{Parked, Removal, Target};
 use super::register::{Register, Version};
 use super::set::Set;
 use super::snapshot::Snapshots;
@@ -156,7 +156,16 @@ impl State {
 
     /// The cells of one key.
     pub fn get(&self, key: &[u8]) -> Option<&Cells> {
-        self.cells.get(self.cells.hash(key), key)
+        self.get_at(self.position(key), key)
+    }
+
+    /// Where a key stands in hash order.
+    pub(super) fn position(&self, key: &[u8]) -> u64 {
+        self.cells.hash(key)
+    }
+
+    pub(super) fn get_at(&self, hash: u64, key: &[u8]) -> Option<&Cells> {
+        self.cells.get(hash, key)
     }
 
     /// The greatest number n such that all of 1 to n of that actor have been applied.
@@ -200,7 +209,8 @@ impl State {
             Edit::Write { supersedes: dots, .. }
             | Edit::Erase { dots }
             | Edit::Add { supersedes: dots, .. }
-            | Edit::Remove { dots, .. } => dots.iter().all(fits),
+            | Edit::Remove { dots, .. }
+            | Edit::Clear { upto: dots } => dots.iter().all(fits),
             Edit::Reset { baselines, .. } => baselines.iter().all(|b| fits(&b.birth)),
             Edit::Count { .. } | Edit::Close { .. } => true,
         });
@@ -216,6 +226,16 @@ impl State {
     /// Ops of one actor must come in sequence. The one way in for every write,
     /// local or pushed, pulled or replayed.
     pub fn apply(&mut self, dot: ShortDot, op: &Op<'_, ShortDot>) -> Result<(), ApplyError> {
+        self.apply_at(self.position(op.key), dot, op)
+    }
+
+    /// [`State::apply`] for a caller who has the key's position already.
+    pub(super) fn apply_at(
+        &mut self,
+        hash: u64,
+        dot: ShortDot,
+        op: &Op<'_, ShortDot>,
+    ) -> Result<(), ApplyError> {
         let expected = self.seen(dot.actor()) + 1;
         if dot.seq() != expected {
             let actor = self.actors.get(dot.actor()).clone();
@@ -225,7 +245,6 @@ impl State {
         if unseen > 0 && !self.parked.has_room(unseen, bytes) {
             return Err(ApplyError::ParkedFull);
         }
-        let hash = self.cells.hash(op.key);
         self.snapshots.before_change(&self.cells, &self.actors, hash);
         let cells = self.cells.get_or_insert(hash, op.key, || Cells::new(op.key));
         let before = Shape::of(cells);
@@ -248,7 +267,9 @@ impl State {
         let (mut count, mut bytes) = (0, 0);
         for edit in &op.edits {
             let (dots, name) = match edit {
-                Edit::Write { supersedes: dots, .. } | Edit::Erase { dots } => (dots, 0),
+                Edit::Write { supersedes: dots, .. } | Edit::Erase { dots } | Edit::Clear { upto: dots } => {
+                    (dots, 0)
+                }
                 Edit::Add { supersedes: dots, element } | Edit::Remove { dots, element } => {
                     (dots, element.len())
                 }
@@ -294,6 +315,7 @@ impl Slot<'_> {
                 }
             }
             Edit::Remove { element, dots } => self.remove(Some(element), dots),
+            Edit::Clear { upto } => self.clear(upto),
             &Edit::Count { counter, birth, p, n } => {
                 let tally = Tally { birth, p, n };
                 self.cells.counter_mut(counter).change(dot.actor(), |part| part.contribute(tally));
@@ -311,8 +333,8 @@ impl Slot<'_> {
     fn remove(&mut self, element: Option<&[u8]>, dots: &[ShortDot]) {
         for &dot in dots {
             if !self.has_seen(dot) {
-                let cell = CellName { key: self.cells.key.clone(), element: element.map(Into::into) };
-                self.parked.park(dot, cell);
+                let target = element.map_or(Target::Register, |element| Target::Member(element.into()));
+                self.parked.park(dot, Removal { key: self.cells.key.clone(), target });
                 continue;
             }
             match element {
@@ -325,6 +347,21 @@ impl Slot<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Drops the dots of the set of this key up to those named. What of them has not been seen is parked.
+    fn clear(&mut self, upto: &[ShortDot]) {
+        for &dot in upto {
+            if self.has_seen(dot) {
+                continue;
+            }
+            self.parked.park(dot, Removal { key: self.cells.key.clone(), target: Target::Set });
+        }
+        if let Some(set) = self.cells.set.as_deref_mut() {
+            let covers =
+                |dot: ShortDot| upto.iter().any(|u| u.actor() == dot.actor() && dot.seq() <= u.seq());
+            set.retain_dots(|_, dot| !covers(dot));
         }
     }
 

@@ -17,7 +17,7 @@ use super::bounds;
 use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
 use super::pull::{GRACE, Source};
 use super::replica::Replica;
-use super::snapshot::{SnapshotId, Step};
+use super::snapshot::{Begun, SnapshotId, Step};
 use super::state::State;
 
 /// A version vector of at most this many entries travels with SYN.
@@ -266,12 +266,11 @@ impl Gossip {
         if let Some(old) = self.merges.outgoing.remove(&from) {
             replica.end_snapshot(old.snapshot);
         }
-        let Some(snapshot) = replica.begin_snapshot() else {
+        let Some(Begun { id: snapshot, seen, parked }) = replica.begin_snapshot() else {
             let reason = "too many snapshots are running".into();
             self.send(from, Message::Sync(Sync::Abort { id, reason }));
             return;
         };
-        let (seen, parked) = (replica.state().seen_entries(), replica.parked_states());
         self.merges.outgoing.insert(from, Outgoing { id, snapshot, sent: 0, credit: 0 });
         self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
     }

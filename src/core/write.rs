@@ -1,10 +1,12 @@
 //! Local writes: what a client asks for, turned into ops that say what they have seen.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use smallvec::SmallVec;
 use tidings_proto::op::{Baseline, Counter, Dots};
 use tidings_proto::{Edit, Op, bounds as wire};
 
-use super::actors::ShortDot;
+use super::actors::{ActorIx, ShortDot};
 use super::bounds;
 use super::replica::Replica;
 use super::state::Cells;
@@ -92,9 +94,17 @@ pub enum WriteError {
         /// The bound in bytes.
         bound: usize,
     },
-    /// The disk failed; the node takes no writes until it is restarted.
+    /// The disk failed and the node takes no writes until it is restarted, or another
+    /// process writes as this incarnation and the node has not begun another yet.
     #[error("writes have stopped: {0}")]
     Stopped(String),
+}
+
+/// A key with its position, which is worked out once a write.
+#[derive(Debug, Clone, Copy)]
+struct Key<'a> {
+    name: &'a [u8],
+    hash: u64,
 }
 
 type Edits<'a> = SmallVec<[Edit<'a, ShortDot>; 1]>;
@@ -105,9 +115,12 @@ const FLUSH_STEP: usize = 1_000;
 impl Replica {
     /// Carries out a write, in one step.
     pub fn write(&mut self, wall_millis: u64, write: Write<'_>) -> Result<Written, WriteError> {
+        if self.is_overtaken() {
+            return Err(WriteError::Stopped("another process writes as this incarnation".into()));
+        }
         match write {
             Write::Set { key, value } => self.set(wall_millis, key, value),
-            Write::Delete { key } => Ok(Written::Removed(self.delete(wall_millis, key))),
+            Write::Delete { key } => Ok(Written::Removed(self.delete(wall_millis, self.find(key)))),
             Write::Add { key, elements } => self.add(wall_millis, key, elements),
             Write::Remove { key, elements } => self.remove(wall_millis, key, elements),
             Write::Increment { key, by } => self.increment(wall_millis, key, by),
@@ -116,29 +129,40 @@ impl Replica {
         }
     }
 
+    fn find<'a>(&self, key: &'a [u8]) -> Key<'a> {
+        Key { name: key, hash: self.state.position(key) }
+    }
+
+    fn cells(&self, key: Key<'_>) -> Option<&Cells> {
+        self.state.get_at(key.hash, key.name)
+    }
+
     /// Issues one op of our own.
-    fn issue<'a>(&mut self, wall_millis: u64, key: &'a [u8], edits: Edits<'a>) {
+    fn issue<'a>(&mut self, wall_millis: u64, key: Key<'a>, edits: Edits<'a>) {
+        assert!(!self.is_overtaken(), "a dot is issued once");
         let dot = ShortDot::new(self.own, self.own_seq() + 1);
         let stamp = self.clock.tick(wall_millis).0;
-        self.take(dot, &Op { stamp, key, edits }).expect("an own op is the next and names what was seen");
+        let op = Op { stamp, key: key.name, edits };
+        self.take(key.hash, dot, &op).expect("an own op is the next and names what was seen");
         self.count_written();
     }
 
     fn set(&mut self, wall: u64, key: &[u8], value: &[u8]) -> Result<Written, WriteError> {
         fit("key", key, wire::KEY)?;
         fit("value", value, wire::VALUE)?;
-        let mut edits = Edits::new();
-        let mut supersedes = Dots::new();
-        if let Some(cells) = self.state.get(key) {
-            supersedes = live_versions(cells);
-            edits = self.counter_edits(cells, Counter::Pn);
-            if cells.kinds().any(|kind| matches!(kind, Kind::OrSet | Kind::GCounter)) {
-                self.delete(wall, key);
-                edits.clear();
-                supersedes.clear();
-            }
-        }
-        edits.push(Edit::Write { supersedes, value });
+        let key = self.find(key);
+        let Some(cells) = self.cells(key) else {
+            self.issue(wall, key, smallvec::smallvec![Edit::Write { supersedes: Dots::new(), value }]);
+            return Ok(Written::Done);
+        };
+        // Versions that came by a merge or a replay have not moved the clock yet.
+        let greatest = cells.register().versions().iter().map(|version| version.stamp).max();
+        // One op, so that no reader sees the key gone in between.
+        let mut edits = self.counter_edits(cells, Counter::Pn);
+        edits.extend(self.counter_edits(cells, Counter::G));
+        edits.extend(clear(cells));
+        edits.push(Edit::Write { supersedes: live_versions(cells), value });
+        self.clock.observe(greatest.unwrap_or_default(), wall);
         self.issue(wall, key, edits);
         Ok(Written::Done)
     }
@@ -163,27 +187,21 @@ impl Replica {
     }
 
     /// Removes all that is seen of a key. Says whether readers had seen it.
-    fn delete(&mut self, wall: u64, key: &[u8]) -> bool {
-        let Some(cells) = self.state.get(key) else { return false };
+    fn delete(&mut self, wall: u64, key: Key<'_>) -> bool {
+        let Some(cells) = self.cells(key) else { return false };
         if cells.kinds().next().is_none() {
             return false;
         }
-        let members: Vec<(Box<[u8]>, Dots<ShortDot>)> = cells
-            .set()
-            .into_iter()
-            .flat_map(|set| set.members())
-            .map(|member| (member.element().into(), member.dots().into()))
-            .collect();
         let counters = [Counter::Pn, Counter::G].map(|counter| self.counter_edits(cells, counter));
         let versions = live_versions(cells);
         let erase = (!versions.is_empty()).then_some(Edit::Erase { dots: versions });
-        let removals = members.iter().map(|(element, dots)| Edit::Remove { element, dots: dots.clone() });
-        self.issue_split(wall, key, counters.into_iter().flatten().chain(erase).chain(removals));
+        let clear = clear(cells);
+        self.issue_split(wall, key, counters.into_iter().flatten().chain(erase).chain(clear));
         true
     }
 
     /// Issues edits as few ops of bounded size.
-    fn issue_split<'a>(&mut self, wall: u64, key: &'a [u8], edits: impl Iterator<Item = Edit<'a, ShortDot>>) {
+    fn issue_split<'a>(&mut self, wall: u64, key: Key<'a>, edits: impl Iterator<Item = Edit<'a, ShortDot>>) {
         let (mut batch, mut size) = (Edits::new(), 0);
         for edit in edits {
             let bytes = match &edit {
@@ -210,11 +228,12 @@ impl Replica {
     fn add(&mut self, wall: u64, key: &[u8], elements: &[&[u8]]) -> Result<Written, WriteError> {
         fit("key", key, wire::KEY)?;
         elements.iter().try_for_each(|element| fit("element", element, wire::ELEMENT))?;
+        let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::Set(_)))?;
         let mut adds = Edits::new();
         let mut new = 0;
-        let mut named = std::collections::BTreeSet::new();
-        let set = self.state.get(key).and_then(Cells::set);
+        let mut named = BTreeSet::new();
+        let set = self.cells(key).and_then(Cells::set);
         for &element in elements {
             if elements.len() > 1 && !named.insert(element) {
                 continue;
@@ -229,10 +248,11 @@ impl Replica {
     }
 
     fn remove(&mut self, wall: u64, key: &[u8], elements: &[&[u8]]) -> Result<Written, WriteError> {
+        let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::Set(_)))?;
-        let Some(set) = self.state.get(key).and_then(Cells::set) else { return Ok(Written::Count(0)) };
+        let Some(set) = self.cells(key).and_then(Cells::set) else { return Ok(Written::Count(0)) };
         let mut removals = Edits::new();
-        let mut named = std::collections::BTreeSet::new();
+        let mut named = BTreeSet::new();
         for &element in elements {
             if elements.len() > 1 && !named.insert(element) {
                 continue;
@@ -248,8 +268,9 @@ impl Replica {
 
     fn increment(&mut self, wall: u64, key: &[u8], by: i64) -> Result<Written, WriteError> {
         fit("key", key, wire::KEY)?;
+        let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::Bytes(_) | View::Integer(_)))?;
-        let string = self.state.get(key).and_then(|cells| cells.string(&self.state.actors));
+        let string = self.cells(key).and_then(|cells| cells.string(&self.state.actors));
         let value = match string {
             None => 0,
             Some(StringView::Sum(sum)) => sum,
@@ -266,8 +287,9 @@ impl Replica {
 
     fn g_increment(&mut self, wall: u64, key: &[u8], by: u64) -> Result<Written, WriteError> {
         fit("key", key, wire::KEY)?;
+        let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::GCounter(_)))?;
-        let counter = self.state.get(key).and_then(|cells| cells.counter(Counter::G));
+        let counter = self.cells(key).and_then(|cells| cells.counter(Counter::G));
         let value = counter.map_or(0, |parts| parts.value());
         let sum = value.checked_add(by.into()).and_then(|sum| i64::try_from(sum).ok());
         let sum = sum.ok_or(WriteError::Overflow)?;
@@ -276,8 +298,8 @@ impl Replica {
     }
 
     /// Raises the own contribution, begun anew if deletes have observed all of it.
-    fn count(&mut self, wall: u64, key: &[u8], counter: Counter, up: u64, down: u64) {
-        let parts = self.state.get(key).and_then(|cells| cells.counter(counter));
+    fn count(&mut self, wall: u64, key: Key<'_>, counter: Counter, up: u64, down: u64) {
+        let parts = self.cells(key).and_then(|cells| cells.counter(counter));
         let standing = parts.and_then(|parts| parts.get(self.own)).filter(|part| part.standing().is_some());
         let (birth, p, n) = match standing.and_then(|part| part.contribution) {
             Some(e) => (e.birth, e.p, e.n),
@@ -290,13 +312,17 @@ impl Replica {
     /// Closes own contributions that received ops have reset in full, so that
     /// nobody need keep anything of them.
     pub fn close_reset(&mut self, wall: u64) {
-        for key in self.take_closable() {
+        if self.is_overtaken() {
+            return;
+        }
+        for name in self.take_closable() {
+            let key = self.find(&name);
             for counter in [Counter::G, Counter::Pn] {
-                let parts = self.state.get(&key).and_then(|cells| cells.counter(counter));
+                let parts = self.cells(key).and_then(|cells| cells.counter(counter));
                 let spent = parts.and_then(|p| p.get(self.own)).filter(|part| part.standing().is_none());
                 if let Some(e) = spent.and_then(|part| part.contribution) {
                     let edit = Edit::Close { counter, birth: e.birth };
-                    self.issue(wall, &key, smallvec::smallvec![edit]);
+                    self.issue(wall, key, smallvec::smallvec![edit]);
                 }
             }
         }
@@ -308,17 +334,27 @@ impl Replica {
             keys.push(cells.key().into());
         }
         keys.iter().for_each(|key| {
-            self.delete(wall, key);
+            self.delete(wall, self.find(key));
         });
         Written::Count(keys.len())
     }
 
-    fn expect_kind(&self, key: &[u8], fits: impl Fn(&View<'_>) -> bool) -> Result<(), WriteError> {
-        match self.state.view(key) {
+    fn expect_kind(&self, key: Key<'_>, fits: impl Fn(&View<'_>) -> bool) -> Result<(), WriteError> {
+        match self.cells(key).and_then(|cells| cells.view(&self.state.actors)) {
             Some(view) if !fits(&view) => Err(WriteError::WrongKind(view.kind())),
             _ => Ok(()),
         }
     }
+}
+
+/// The edit that empties a key's set of all that is seen of it: per actor the greatest live dot.
+fn clear<'a>(cells: &Cells) -> Option<Edit<'a, ShortDot>> {
+    let mut upto: BTreeMap<ActorIx, u64> = BTreeMap::new();
+    for dot in cells.set()?.members().flat_map(|member| member.dots()) {
+        let greatest = upto.entry(dot.actor()).or_default();
+        *greatest = dot.seq().max(*greatest);
+    }
+    Some(Edit::Clear { upto: upto.into_iter().map(|(actor, seq)| ShortDot::new(actor, seq)).collect() })
 }
 
 fn live_versions(cells: &Cells) -> Dots<ShortDot> {

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
-use tidings_proto::{Hello, Message};
+use tidings_proto::{Hello, Message, Name};
 
-use super::{AddressState, Frame, Handler, LinkHandle, LinkId, Net, NetConfig, NetError, Refusal};
+use super::{
+    AddressState, ByReason, Frame, Handler, LinkHandle, LinkId, Net, NetConfig, NetError, NetStats, Refusal,
+};
 use crate::net::tls::Credentials;
 use crate::node::api::PeerRow;
-use crate::node::{ByLabel, NetFacts, Node, QueueFull, Transport};
+use crate::node::{NetFacts, Node, QueueFull, Transport};
 
 /// The transport as a node sees it.
 struct Attached {
@@ -40,6 +42,15 @@ pub fn attach(node: &Node, config: NetConfig, credentials: &Credentials) -> Resu
 impl Attached {
     fn link(&self, id: LinkId) -> Option<LinkHandle> {
         self.links.read().get(&id).cloned()
+    }
+
+    /// The member that says it is found there: an address not yet reached may be that of a peer whose link came from
+    /// its side.
+    fn member_at(&self, address: &str) -> Option<Name> {
+        let engine = self.node.lock();
+        let there =
+            engine.gossip().members().iter().find(|info| info.member.addresses.iter().any(|a| a == address));
+        there.map(|info| info.member.node.clone())
     }
 }
 
@@ -110,7 +121,6 @@ impl Transport for Attached {
             address: link.remote_address().to_string(),
             linked: link.is_up(),
             fixed: false,
-            behind: false,
             rtt_us: Some(link.rtt().as_micros() as u64),
             clock_offset_ms: None,
             unconfirmed: 0,
@@ -122,7 +132,7 @@ impl Transport for Attached {
             let node = match &status.state {
                 AddressState::Itself => continue,
                 AddressState::Connected(node) => Some(node.clone()),
-                _ => status.node.clone(),
+                _ => status.node.clone().or_else(|| self.member_at(&status.address)),
             };
             let fixed = fixed.contains(&status.address);
             match rows.iter_mut().find(|row| row.node.is_some() && row.node == node) {
@@ -135,7 +145,6 @@ impl Transport for Attached {
                     address: status.address,
                     linked: false,
                     fixed,
-                    behind: false,
                     rtt_us: None,
                     clock_offset_ms: None,
                     unconfirmed: 0,
@@ -148,18 +157,25 @@ impl Transport for Attached {
 
     fn facts(&self) -> NetFacts {
         let Some(net) = self.net.get() else { return NetFacts::default() };
-        let stats = net.stats();
-        let mut facts = NetFacts { peers_linked: self.links.read().len() as u64, ..NetFacts::default() };
-        for (kind, traffic) in stats.by_kind() {
-            facts.messages_sent.insert(kind, traffic.frames_out.get());
-            facts.messages_received.insert(kind, traffic.frames_in.get());
-            facts.bytes_sent.insert(kind, traffic.bytes_out.get());
-            facts.bytes_received.insert(kind, traffic.bytes_in.get());
-        }
-        facts.dropped = stats.news_queue_full.get() + stats.bulk_queue_full.get();
-        facts.refused =
-            stats.refused.iter().map(|(reason, count)| (reason.label(), count)).collect::<ByLabel>();
-        facts.dial_failures = stats.dial_failures.get();
-        facts
+        NetFacts { linked: self.links.read().len() as u64, ..facts_of(net.stats()) }
+    }
+}
+
+/// What the transport counted.
+fn facts_of(stats: &NetStats) -> NetFacts {
+    let reasons = |by: &ByReason| by.iter().map(|(reason, n)| (reason.label(), n)).collect();
+    let kinds = || stats.by_kind();
+    NetFacts {
+        linked: 0,
+        messages_sent: kinds().map(|(kind, traffic)| (kind, traffic.frames_out.get())).collect(),
+        messages_received: kinds().map(|(kind, traffic)| (kind, traffic.frames_in.get())).collect(),
+        bytes_sent: kinds().map(|(kind, traffic)| (kind, traffic.bytes_out.get())).collect(),
+        bytes_received: kinds().map(|(kind, traffic)| (kind, traffic.bytes_in.get())).collect(),
+        dropped: [("news", stats.news_queue_full.get()), ("bulk", stats.bulk_queue_full.get())].into(),
+        refused: reasons(&stats.refused),
+        refused_by_peer: reasons(&stats.refused_by_peer),
+        ended: reasons(&stats.ended),
+        dial_failures: stats.dial_failures.get(),
+        clock_offset_ms: None,
     }
 }

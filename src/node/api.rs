@@ -44,8 +44,10 @@ pub struct Status {
     pub members: MemberCounts,
     /// Members it has a link to.
     pub peers_linked: u64,
-    /// Keys by the kind that is visible.
-    pub keys: KeyCounts,
+    /// How many keys readers see.
+    pub keys: u64,
+    /// Keys by each kind that they hold.
+    pub kinds: KeyCounts,
     /// Keys with several versions, and keys used as several kinds.
     pub conflicts: Conflicts,
     /// Entries of its version vector.
@@ -76,15 +78,15 @@ pub struct Addresses {
 /// Members by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MemberCounts {
-    /// Known to live.
+    /// The node itself, and those it has a link to.
     pub alive: u64,
-    /// Silent, and asked for by others.
-    pub suspect: u64,
-    /// Taken for dead.
-    pub down: u64,
+    /// Those it has no link to now.
+    pub away: u64,
+    /// Those that left on purpose.
+    pub left: u64,
 }
 
-/// Keys by the kind that is visible.
+/// Keys by each kind that they hold; a key may hold several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct KeyCounts {
     /// Registers.
@@ -119,13 +121,11 @@ pub struct LogSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberState {
-    /// Known to live.
+    /// The node itself, or linked.
     Alive,
-    /// Silent, and asked for by others.
-    Suspect,
-    /// Taken for dead.
-    Down,
-    /// It said that it left.
+    /// There is no link to it now.
+    Away,
+    /// It left on purpose.
     Left,
 }
 
@@ -138,12 +138,8 @@ pub struct MemberRow {
     pub zone: String,
     /// How it is taken to be.
     pub state: MemberState,
-    /// Since when, in milliseconds since the Unix epoch; none if unknown.
-    pub since: Option<u64>,
     /// Where it can be reached.
     pub addresses: Vec<String>,
-    /// Whether there is a link to it.
-    pub linked: bool,
     /// Whether it is the node that answers.
     pub own: bool,
 }
@@ -159,13 +155,11 @@ pub struct PeerRow {
     pub linked: bool,
     /// Whether it was set by hand or as a seed, and is sought until removed.
     pub fixed: bool,
-    /// Whether its queue overflowed, so that it waits for anti-entropy.
-    pub behind: bool,
     /// Round-trip time, in microseconds.
     pub rtt_us: Option<u64>,
     /// How far its clock is ahead of ours, in milliseconds, as measured at the handshake.
     pub clock_offset_ms: Option<i64>,
-    /// Ops that it is not known to have.
+    /// How many of this node's own writes it is not known to have.
     pub unconfirmed: u64,
     /// Why the last attempt at a link failed, if it did.
     pub error: Option<String>,
@@ -185,6 +179,18 @@ pub enum Kind {
     /// A counter.
     #[serde(rename = "pncounter")]
     PnCounter,
+}
+
+impl From<crate::core::view::Kind> for Kind {
+    fn from(kind: crate::core::view::Kind) -> Self {
+        use crate::core::view::Kind as Core;
+        match kind {
+            Core::OrSet => Self::OrSet,
+            Core::LwwRegister => Self::LwwRegister,
+            Core::PnCounter => Self::PnCounter,
+            Core::GCounter => Self::GCounter,
+        }
+    }
 }
 
 impl Kind {

@@ -1,21 +1,31 @@
-//! Plain counters of a node, gathered at each scrape, and its distributions. What they are called outside, and
-//! the help texts, stand in the table of the metrics endpoint.
+//! Plain counters of a node, gathered at each scrape, and its distributions. What they are
+//! called outside, and the help texts, stand in the table of the metrics endpoint.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use serde_json::Value;
-
-use super::api::{Conflicts, KeyCounts, LogSize, MemberCounts, StatRow};
+use super::api::MemberCounts;
+use crate::core::link::{GossipCounts, Lags};
+use crate::core::replica::OpCounts;
+use crate::core::view::Tallies;
 
 /// Counts by a label of few values.
 pub type ByLabel = BTreeMap<&'static str, u64>;
 
 /// All counters of a node. Those that only grow start at 0 with the process.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// Replication.
-    pub engine: EngineFacts,
+    /// What happened to ops.
+    pub ops: OpCounts,
+    /// What the protocol did.
+    pub gossip: GossipCounts,
+    /// How long ops took to arrive.
+    pub lags: Lags,
+    /// Keys and cells.
+    pub tallies: Tallies,
+    /// What the replica holds besides.
+    pub replica: ReplicaFacts,
+    /// Members, this node included.
+    pub members: MemberCounts,
     /// Links to other nodes.
     pub net: NetFacts,
     /// The disk.
@@ -26,58 +36,26 @@ pub struct Facts {
     pub process: ProcessFacts,
 }
 
-/// Replication.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct EngineFacts {
-    /// Pushes sent.
-    pub pushes_sent: u64,
-    /// Pushes received.
-    pub pushes_received: u64,
-    /// Pulls sent.
-    pub pulls_sent: u64,
-    /// Pulls received, and answered.
-    pub pulls_received: u64,
-    /// Rounds of anti-entropy ended, by result: `equal`, `ops`, `merge`, `failed`.
-    pub syncs: ByLabel,
-    /// Context merges ended, by result: `committed`, `aborted`.
-    pub merges: ByLabel,
-    /// Ops sent, inline and as asked for.
-    pub ops_sent: u64,
-    /// Ops received, duplicates included.
-    pub ops_received: u64,
-    /// Ops received that had been applied already.
-    pub ops_duplicate: u64,
-    /// Ops applied, by source: `local`, `push`, `pull`, `sync`, `recovery`.
-    pub ops_applied: ByLabel,
-    /// Ops now waiting for the ones before them.
+/// What the replica holds besides cells.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReplicaFacts {
+    /// Ops that wait for an earlier one of the same author.
     pub ops_waiting: u64,
-    /// Keys by kind.
-    pub keys: KeyCounts,
-    /// Keys in conflict.
-    pub conflicts: Conflicts,
     /// Removals that wait for the write they name.
     pub parked_removals: u64,
     /// Entries of the version vector.
     pub seen_entries: u64,
-    /// Estimated memory of all data, in bytes.
+    /// Estimated memory of all data, in bytes; 0 if not known.
     pub memory_bytes: u64,
-    /// Members by state.
-    pub members: MemberCounts,
-    /// Peers whose queue overflowed, so that they wait for anti-entropy.
-    pub peers_behind: u64,
-    /// How far this node's clock is ahead of the median of its peers', in milliseconds.
-    pub clock_offset_ms: i64,
-    /// Remote timestamps that were too far ahead to follow.
-    pub clock_clamped: u64,
-    /// Writes refused, by reason: `memory`, `disk`, `limit`.
-    pub writes_refused: ByLabel,
+    /// Size of the log of recent ops in memory, in bytes.
+    pub log_bytes: u64,
 }
 
 /// Links to other nodes.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct NetFacts {
     /// Links that are up.
-    pub peers_linked: u64,
+    pub linked: u64,
     /// Messages sent, by kind.
     pub messages_sent: ByLabel,
     /// Messages received, by kind.
@@ -86,39 +64,47 @@ pub struct NetFacts {
     pub bytes_sent: ByLabel,
     /// Bytes of messages received, by kind.
     pub bytes_received: ByLabel,
-    /// Frames dropped because a queue was full.
-    pub dropped: u64,
-    /// Connections refused by this node, by reason.
+    /// Messages dropped because a lane's queue was full, by lane.
+    pub dropped: ByLabel,
+    /// Connections that this node refused, by reason.
     pub refused: ByLabel,
-    /// Attempts to reach a peer that failed.
+    /// Connections that the other end refused, by reason.
+    pub refused_by_peer: ByLabel,
+    /// Links that ended, by reason.
+    pub ended: ByLabel,
+    /// Attempts to reach an address that failed.
     pub dial_failures: u64,
+    /// How far this node's clock is ahead of the median of its peers', in milliseconds; none without peers.
+    pub clock_offset_ms: Option<i64>,
 }
 
 /// The disk.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct StoreFacts {
-    /// The log of recent ops.
-    pub log: LogSize,
-    /// Records appended to the log.
-    pub log_records: u64,
-    /// Bytes appended to the log.
+    /// Size of the log on disk, in bytes, without what is preallocated.
     pub log_bytes: u64,
-    /// Checkpoints written, by result: `ok`, `failed`.
-    pub checkpoints: ByLabel,
-    /// When the last checkpoint was written, in seconds since the Unix epoch; 0 for never.
+    /// Records appended to the log.
+    pub records: u64,
+    /// Bytes appended to the log.
+    pub appended_bytes: u64,
+    /// Checkpoints finished.
+    pub checkpoints: u64,
+    /// Checkpoints that failed.
+    pub checkpoints_failed: u64,
+    /// When the last checkpoint was finished, in seconds since the Unix epoch; 0 for never.
     pub checkpoint_time: u64,
     /// Whether writes are stopped after an IO error.
     pub writes_stopped: bool,
 }
 
 /// Redis clients.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct RespFacts {
     /// Clients connected now.
     pub clients: u64,
     /// Clients accepted.
     pub accepted: u64,
-    /// Clients refused or closed, by reason: `limit`, `output`, `malformed`.
+    /// Clients refused or closed, by reason.
     pub refused: ByLabel,
     /// Commands executed.
     pub commands: u64,
@@ -129,7 +115,7 @@ pub struct RespFacts {
 }
 
 /// The process.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessFacts {
     /// When it started, in seconds since the Unix epoch.
     pub start_time: u64,
@@ -144,62 +130,16 @@ pub struct Timings {
     pub fsync_seconds: metrics::Histogram,
     /// Ops that were written to the log together.
     pub commit_ops: metrics::Histogram,
-    /// Time from a write at its origin, by the origin's clock, to its apply here, in seconds.
-    pub propagation_seconds: metrics::Histogram,
 }
 
 impl Default for Timings {
     fn default() -> Self {
-        let none = metrics::Histogram::noop;
-        Self { fsync_seconds: none(), commit_ops: none(), propagation_seconds: none() }
+        Self { fsync_seconds: metrics::Histogram::noop(), commit_ops: metrics::Histogram::noop() }
     }
 }
 
 impl std::fmt::Debug for Timings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Timings")
-    }
-}
-
-impl Facts {
-    /// All of them by name, such as `net.messages_sent.push`.
-    pub fn rows(&self) -> Vec<StatRow> {
-        let mut rows = Vec::new();
-        let tree = serde_json::to_value(self).expect("plain numbers are always JSON");
-        flatten(String::new(), &tree, &mut rows);
-        rows
-    }
-}
-
-fn flatten(name: String, tree: &Value, rows: &mut Vec<StatRow>) {
-    let value = match tree {
-        Value::Object(fields) => {
-            for (field, tree) in fields {
-                let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
-                flatten(name, tree, rows);
-            }
-            return;
-        }
-        Value::Bool(yes) => u64::from(*yes),
-        // The one signed fact, the clock's offset, is reported by its size here: figures on the wire are unsigned.
-        other => other.as_u64().or_else(|| other.as_i64().map(i64::unsigned_abs)).unwrap_or(0),
-    };
-    rows.push(StatRow { name, value });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn facts_have_names() {
-        let mut facts = Facts::default();
-        facts.net.messages_sent.insert("push", 7);
-        facts.engine.clock_offset_ms = -3;
-        let rows = facts.rows();
-        let value = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.value);
-        assert_eq!(value("net.messages_sent.push"), Some(7));
-        assert_eq!(value("engine.clock_offset_ms"), Some(3));
-        assert_eq!(value("store.log.disk_bytes"), Some(0));
     }
 }

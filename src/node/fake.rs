@@ -66,7 +66,8 @@ impl Operator for Fake {
             fsync: "everysec".to_owned(),
             members: MemberCounts { alive: 1, ..MemberCounts::default() },
             peers_linked: 0,
-            keys: KeyCounts { lww_register: self.keys.lock().len() as u64, ..KeyCounts::default() },
+            keys: self.keys.lock().len() as u64,
+            kinds: KeyCounts::default(),
             conflicts: Conflicts::default(),
             seen_entries: 1,
             parked_removals: 0,
@@ -77,8 +78,8 @@ impl Operator for Fake {
 
     fn members(&self) -> Vec<MemberRow> {
         let node = "fake".parse().unwrap();
-        let (zone, state, since) = (self.zone.lock().clone(), MemberState::Alive, None);
-        vec![MemberRow { node, zone, state, since, addresses: vec![], linked: false, own: true }]
+        let (zone, state) = (self.zone.lock().clone(), MemberState::Alive);
+        vec![MemberRow { node, zone, state, addresses: vec![], own: true }]
     }
 
     fn peers(&self) -> Vec<PeerRow> {
@@ -87,7 +88,6 @@ impl Operator for Fake {
             address: address.clone(),
             linked: false,
             fixed: true,
-            behind: false,
             rtt_us: None,
             clock_offset_ms: None,
             unconfirmed: 0,
@@ -139,7 +139,7 @@ impl Operator for Fake {
     }
 
     fn stats(&self, _: Option<Name>) -> Answer<'_, Vec<StatRow>> {
-        answer(Ok(self.facts().rows()))
+        answer(Ok(vec![StatRow { name: "ops_sent".to_owned(), value: self.facts().gossip.ops_sent }]))
     }
 
     fn leave(&self) -> Answer<'_, ()> {

@@ -5,6 +5,8 @@
 //! engine and applies; [`Node::commit`] hands the records to the operating system
 //! in one write, then lets the messages go; the door replies.
 
+#![warn(missing_docs)]
+
 pub mod api;
 mod checkpoint;
 mod commit;
@@ -26,7 +28,7 @@ use tidings_proto::{Actor, Hello, Message, Name};
 use tokio::sync::{Notify, oneshot, watch};
 
 pub use commit::{CommitError, Ticket};
-pub use facts::{ByLabel, EngineFacts, NetFacts, ProcessFacts, RespFacts, StoreFacts};
+pub use facts::{ByLabel, NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
 pub use open::{Options, StartError};
 pub use operator::Desk;
 pub use text::unescape;
@@ -65,7 +67,6 @@ struct Inner {
     checkpoints: checkpoint::Counts,
     stopping: AtomicBool,
     gone: watch::Sender<bool>,
-    published_lags: Mutex<crate::core::link::Lags>,
     log_records: AtomicU64,
     log_bytes: AtomicU64,
 }

@@ -120,7 +120,6 @@ impl Node {
             checkpoints: super::checkpoint::Counts::default(),
             stopping: AtomicBool::new(false),
             gone: watch::Sender::new(false),
-            published_lags: Mutex::default(),
             log_records: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
         };

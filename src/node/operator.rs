@@ -1,14 +1,14 @@
 //! What operators may ask, answered.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tidings_proto::Name;
 
 use super::api::*;
-use super::facts::{EngineFacts, ProcessFacts, RespFacts, StoreFacts};
+use super::facts::{NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
 use super::rows::{key_row, scratch};
 use super::{Node, wall_millis};
 use crate::config::{Config, ConfigRow};
@@ -23,7 +23,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// A node, with what its operators know of it besides: where it listens and how it was set.
 pub struct Desk {
     node: Node,
-    config: Config,
+    config: Mutex<Config>,
     addresses: Mutex<Addresses>,
     resp: Box<dyn Fn() -> RespFacts + Send + Sync>,
 }
@@ -42,7 +42,17 @@ impl Desk {
         addresses: Addresses,
         resp: impl Fn() -> RespFacts + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { node, config, addresses: Mutex::new(addresses), resp: Box::new(resp) })
+        Arc::new(Self {
+            node,
+            config: Mutex::new(config),
+            addresses: Mutex::new(addresses),
+            resp: Box::new(resp),
+        })
+    }
+
+    /// Replaces the configuration that operators are shown.
+    pub fn set_config(&self, config: Config) {
+        *self.config.lock() = config;
     }
 
     fn link_to(&self, peer: &Name) -> Result<LinkId, Refusal> {
@@ -228,83 +238,36 @@ impl Node {
     fn member_counts(&self) -> MemberCounts {
         let engine = self.lock();
         let linked = |node: &Name| engine.gossip().links().any(|(_, link)| link.actor.node == *node);
-        let present = engine.gossip().members().iter().filter(|info| !info.left);
-        let (mut alive, mut down) = (1, 0);
-        for info in present {
-            *(if linked(&info.member.node) { &mut alive } else { &mut down }) += 1;
+        let mut counts = MemberCounts { alive: 1, ..MemberCounts::default() };
+        for info in engine.gossip().members().iter() {
+            let count = match (info.left, linked(&info.member.node)) {
+                (true, _) => &mut counts.left,
+                (false, true) => &mut counts.alive,
+                (false, false) => &mut counts.away,
+            };
+            *count += 1;
         }
-        MemberCounts { alive, suspect: 0, down }
-    }
-
-    fn engine_facts(&self) -> EngineFacts {
-        let (members, clock_offset) = (self.member_counts(), self.clock_offset());
-        let engine = self.lock();
-        let (gossip, ops) = (engine.gossip().counts(), engine.replica().counts());
-        let state = engine.replica().state();
-        let tallies = state.tallies();
-        EngineFacts {
-            pushes_sent: gossip.pushes_sent,
-            pushes_received: gossip.pushes_received,
-            pulls_sent: gossip.pulls_sent,
-            pulls_received: gossip.pulls_answered,
-            syncs: [
-                ("equal", gossip.syncs_equal),
-                (
-                    "differing",
-                    (gossip.syncs_ended + gossip.syncs_answered).saturating_sub(gossip.syncs_equal),
-                ),
-            ]
-            .into(),
-            merges: [("committed", gossip.merges), ("aborted", gossip.merges_aborted)].into(),
-            ops_sent: gossip.ops_sent,
-            ops_received: ops.received + ops.duplicate,
-            ops_duplicate: ops.duplicate,
-            ops_applied: [("local", ops.written), ("remote", ops.received)].into(),
-            ops_waiting: engine.gossip().ops_waiting(),
-            keys: key_counts(tallies),
-            conflicts: Conflicts { versions: tallies.version_conflicts, kinds: tallies.kind_conflicts },
-            parked_removals: state.parked().len() as u64,
-            seen_entries: state.seen_entries().len() as u64,
-            members,
-            clock_offset_ms: clock_offset.unwrap_or(0),
-            ..EngineFacts::default()
-        }
+        counts
     }
 
     fn store_facts(&self) -> StoreFacts {
         let counts = &self.0.checkpoints;
-        let stopped = self.lock().stopped().is_some();
+        let writes_stopped = self.lock().stopped().is_some();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         StoreFacts {
-            log: self.log_size(),
-            log_records: self.0.log_records.load(Ordering::Relaxed),
-            log_bytes: self.0.log_bytes.load(Ordering::Relaxed),
-            checkpoints: [
-                ("ok", counts.written.load(Ordering::Relaxed)),
-                ("failed", counts.failed.load(Ordering::Relaxed)),
-            ]
-            .into(),
-            checkpoint_time: counts.time.load(Ordering::Relaxed),
-            writes_stopped: stopped,
+            log_bytes: self.0.housekeeper.log_bytes(),
+            records: read(&self.0.log_records),
+            appended_bytes: read(&self.0.log_bytes),
+            checkpoints: read(&counts.written),
+            checkpoints_failed: read(&counts.failed),
+            checkpoint_time: read(&counts.time),
+            writes_stopped,
         }
     }
 
     fn log_size(&self) -> LogSize {
         let memory_bytes = self.lock().replica().log().bytes() as u64;
         LogSize { memory_bytes, disk_bytes: self.0.housekeeper.log_bytes() }
-    }
-
-    /// Records the delays of ops that arrived since the last call.
-    fn publish_lags(&self) {
-        let lags = *self.lock().gossip().lags();
-        let mut published = self.0.published_lags.lock();
-        for (at, (now, before)) in lags.buckets.iter().zip(&published.buckets).enumerate() {
-            let bound = crate::core::link::LAG_BOUNDS.get(at).copied().unwrap_or(120_000);
-            let count = usize::try_from(now - before).unwrap_or(usize::MAX);
-            if count > 0 {
-                self.0.timings.propagation_seconds.record_many(bound as f64 / 1_000.0, count);
-            }
-        }
-        *published = lags;
     }
 
     /// Why the node is not ready to serve, if it is not.
@@ -342,7 +305,8 @@ impl Operator for Desk {
             fsync: node.fsync().to_string(),
             members,
             peers_linked: engine.gossip().links().count() as u64,
-            keys: key_counts(tallies),
+            keys: tallies.keys,
+            kinds: key_counts(tallies),
             conflicts: Conflicts { versions: tallies.version_conflicts, kinds: tallies.kind_conflicts },
             seen_entries: state.seen_entries().len() as u64,
             parked_removals: state.parked().len() as u64,
@@ -358,22 +322,19 @@ impl Operator for Desk {
             node: about.node.clone(),
             zone: about.zone.clone(),
             state: MemberState::Alive,
-            since: Some(about.started_at),
             addresses: self.addresses.lock().advertised.clone(),
-            linked: false,
             own: true,
         };
         let linked = |node: &Name| engine.gossip().links().any(|(_, link)| link.actor.node == *node);
         let others = engine.gossip().members().iter().map(|info| {
-            let linked = linked(&info.member.node);
-            let state = match (info.left, linked) {
+            let state = match (info.left, linked(&info.member.node)) {
                 (true, _) => MemberState::Left,
                 (false, true) => MemberState::Alive,
-                (false, false) => MemberState::Down,
+                (false, false) => MemberState::Away,
             };
             let (node, zone) = (info.member.node.clone(), info.member.zone.clone());
             let addresses = info.member.addresses.clone();
-            MemberRow { node, zone, state, since: None, addresses, linked, own: false }
+            MemberRow { node, zone, state, addresses, own: false }
         });
         let mut rows: Vec<_> = std::iter::once(own).chain(others).collect();
         rows.sort_by(|a, b| a.node.cmp(&b.node));
@@ -394,18 +355,35 @@ impl Operator for Desk {
     }
 
     fn config(&self) -> Vec<ConfigRow> {
-        self.config.rows()
+        self.config.lock().rows()
     }
 
     fn facts(&self) -> Facts {
-        let ready = self.node.not_ready().is_none();
-        self.node.publish_lags();
+        let node = &self.node;
+        let ready = node.not_ready().is_none();
+        let net = node.0.transport.get().map(|transport| transport.facts()).unwrap_or_default();
+        let (members, clock_offset_ms, store) =
+            (node.member_counts(), node.clock_offset(), node.store_facts());
+        let engine = node.lock();
+        let (replica, gossip) = (engine.replica(), engine.gossip());
+        let state = replica.state();
         Facts {
-            engine: self.node.engine_facts(),
-            net: self.node.0.transport.get().map(|transport| transport.facts()).unwrap_or_default(),
-            store: self.node.store_facts(),
+            ops: replica.counts(),
+            gossip: gossip.counts(),
+            lags: *gossip.lags(),
+            tallies: *state.tallies(),
+            replica: ReplicaFacts {
+                ops_waiting: gossip.ops_waiting(),
+                parked_removals: state.parked().len() as u64,
+                seen_entries: state.seen_entries().len() as u64,
+                memory_bytes: 0,
+                log_bytes: replica.log().bytes() as u64,
+            },
+            members,
+            net: NetFacts { clock_offset_ms, ..net },
+            store,
             resp: (self.resp)(),
-            process: ProcessFacts { start_time: self.node.about().started_at / 1_000, ready },
+            process: ProcessFacts { start_time: node.about().started_at / 1_000, ready },
         }
     }
 
@@ -491,7 +469,10 @@ impl Operator for Desk {
         Box::pin(async move {
             match peer.filter(|peer| *peer != self.node.about().node) {
                 Some(peer) => self.peer_stats(peer).await,
-                None => Ok(self.facts().rows()),
+                None => {
+                    let figures = self.node.lock().figures().into_iter();
+                    Ok(figures.map(|(name, value)| StatRow { name: name.to_owned(), value }).collect())
+                }
             }
         })
     }
@@ -513,14 +494,12 @@ impl Operator for Desk {
         loop {
             let engine = self.node.lock();
             let state = engine.replica().state();
-            let mut step = 0;
             let mut next = 0;
-            for (position, cells) in state.positions(cursor) {
+            for (step, (position, cells)) in state.positions(cursor).enumerate() {
                 if step >= SCAN_STEP || keys.len() >= scan.limit.max(1) {
                     next = position;
                     break;
                 }
-                step += 1;
                 if cells.key().starts_with(&scan.prefix) {
                     keys.extend(key_row(cells, state.actors(), scan.detail));
                 }

@@ -10,17 +10,6 @@ use crate::core::table::HashKey;
 use crate::core::view::{self, View};
 use tidings_proto::op::Counter;
 
-impl From<view::Kind> for Kind {
-    fn from(kind: view::Kind) -> Self {
-        match kind {
-            view::Kind::OrSet => Self::OrSet,
-            view::Kind::LwwRegister => Self::LwwRegister,
-            view::Kind::PnCounter => Self::PnCounter,
-            view::Kind::GCounter => Self::GCounter,
-        }
-    }
-}
-
 /// A key as readers see it, and with `Detail::Versions` all that its cells hold.
 /// None if readers see nothing.
 pub(super) fn key_row(cells: &Cells, actors: &Actors, detail: Detail) -> Option<KeyRow> {

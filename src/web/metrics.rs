@@ -3,9 +3,13 @@
 //! Counters and gauges are read from the node's plain facts at each scrape;
 //! histograms are recorded as things happen, through the handles of [`Timings`].
 
+use std::fmt::Write;
+
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::core::link::LAG_BOUNDS;
+use crate::core::view::Kind;
 use crate::node::ByLabel;
 use crate::node::api::{Facts, Timings};
 
@@ -29,14 +33,11 @@ pub enum Source {
     Gauge(fn(&Facts, &mut Samples)),
     /// A distribution over these upper bounds.
     Histogram(&'static [f64]),
+    /// The distribution of [`Lags`](crate::core::link::Lags).
+    Lags,
 }
 
-/// Upper bounds of durations, in seconds: 0.5 ms to 60 s, about two a doubling where it matters.
-const SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0, 30.0, 60.0,
-];
-/// The same for one visit to the disk, which can be shorter.
+/// Upper bounds of one visit to the disk, in seconds.
 const DISK_SECONDS: &[f64] = &[
     0.000_05, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
@@ -45,7 +46,6 @@ const OPS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0,
 
 const FSYNC: &str = "tidings_fsync_seconds";
 const COMMIT: &str = "tidings_commit_ops";
-const PROPAGATION: &str = "tidings_propagation_seconds";
 
 macro_rules! metrics {
     ($( $source:ident $name:expr, $help:literal, $read:expr; )+) => {
@@ -65,81 +65,93 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.store.writes_stopped.into());
 
     Counter "tidings_pushes_total", "Pushes of news, by direction.",
-        |f, to| to.ways("direction", [("sent", f.engine.pushes_sent), ("received", f.engine.pushes_received)]);
-    Counter "tidings_pulls_total", "Requests for ops, by direction.",
-        |f, to| to.ways("direction", [("sent", f.engine.pulls_sent), ("received", f.engine.pulls_received)]);
-    Counter "tidings_syncs_total", "Rounds of anti-entropy ended, by result: equal, ops, merge or failed.",
-        |f, to| to.by("result", &f.engine.syncs);
-    Counter "tidings_context_merges_total", "Merges of whole states ended, by result: committed or aborted.",
-        |f, to| to.by("result", &f.engine.merges);
-    Counter "tidings_ops_sent_total", "Ops sent to peers, inline and as asked for.",
-        |f, to| to.one(f.engine.ops_sent);
-    Counter "tidings_ops_received_total", "Ops received from peers, duplicates included.",
-        |f, to| to.one(f.engine.ops_received);
-    Counter "tidings_ops_duplicate_total", "Ops received that had been applied already.",
-        |f, to| to.one(f.engine.ops_duplicate);
-    Counter "tidings_ops_applied_total", "Ops applied, by source: local, push, pull, sync or recovery.",
-        |f, to| to.by("source", &f.engine.ops_applied);
-    Gauge "tidings_ops_waiting", "Ops that wait for an earlier one of the same author.",
-        |f, to| to.one(f.engine.ops_waiting);
-
-    Gauge "tidings_keys", "Keys, by kind.",
-        |f, to| to.ways("kind", [
-            ("lww_register", f.engine.keys.lww_register), ("or_set", f.engine.keys.or_set),
-            ("gcounter", f.engine.keys.gcounter), ("pncounter", f.engine.keys.pncounter),
+        |f, to| to.ways("direction", [("sent", f.gossip.pushes_sent), ("received", f.gossip.pushes_received)]);
+    Counter "tidings_pulls_total", "Requests for ops, by outcome: sent, answered (to others), timed_out.",
+        |f, to| to.ways("outcome", [
+            ("sent", f.gossip.pulls_sent), ("answered", f.gossip.pulls_answered), ("timed_out", f.gossip.pulls_timed_out),
         ]);
-    Gauge "tidings_conflict_keys", "Keys with concurrent versions, and keys used as several kinds, by type.",
-        |f, to| to.ways("type", [("versions", f.engine.conflicts.versions), ("kinds", f.engine.conflicts.kinds)]);
-    Gauge "tidings_parked_removals", "Removals that wait for the write they name.",
-        |f, to| to.one(f.engine.parked_removals);
-    Gauge "tidings_seen_entries", "Entries of the version vector: one for each incarnation that ever wrote.",
-        |f, to| to.one(f.engine.seen_entries);
-    Gauge "tidings_data_memory_bytes", "Estimated memory of all data.",
-        |f, to| to.one(f.engine.memory_bytes);
-    Counter "tidings_writes_refused_total", "Writes refused, by reason: memory, disk or limit.",
-        |f, to| to.by("reason", &f.engine.writes_refused);
+    Counter "tidings_syncs_total", "Anti-entropy exchanges, by outcome: begun, ended, equal (of those), answered (to others).",
+        |f, to| to.ways("outcome", [
+            ("begun", f.gossip.syncs_begun), ("ended", f.gossip.syncs_ended), ("equal", f.gossip.syncs_equal), ("answered", f.gossip.syncs_answered),
+        ]);
+    Counter "tidings_context_merges_total", "Merges of whole states, by result: committed or aborted.",
+        |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
+    Counter "tidings_context_merge_blocks_total", "Blocks of whole states, by direction.",
+        |f, to| to.ways("direction", [("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received)]);
+    Counter "tidings_ops_sent_total", "Ops sent to peers, in pushes, answers and exchanges.",
+        |f, to| to.one(f.gossip.ops_sent);
+    Counter "tidings_ops_applied_total", "Ops applied, by source: local or remote.",
+        |f, to| to.ways("source", [("local", f.ops.written), ("remote", f.ops.received)]);
+    Counter "tidings_ops_rejected_total", "Ops received and not applied, by reason: duplicate, early or refused.",
+        |f, to| to.ways("reason", [
+            ("duplicate", f.ops.duplicate), ("early", f.ops.early), ("refused", f.ops.refused),
+        ]);
+    Counter "tidings_conflicts_total", "Versions of registers that became concurrent with another by a remote op.",
+        |f, to| to.one(f.ops.conflicts);
+    Counter "tidings_messages_refused_total", "Messages refused as malformed or out of place.",
+        |f, to| to.one(f.gossip.refused);
+    Counter "tidings_incarnations_changed_total", "Own incarnations given up because a peer knew more of their writes.",
+        |f, to| to.one(f.gossip.incarnations_changed);
 
-    Gauge "tidings_members", "Members, this node included, by state: alive, suspect or down.",
+    Gauge "tidings_keys", "Keys that readers see.",
+        |f, to| to.one(f.tallies.keys);
+    Gauge "tidings_kind_keys", "Keys by each kind that they hold; a key may hold several.",
+        |f, to| Kind::ALL.iter().zip(f.tallies.by_kind).for_each(|(kind, keys)| to.put(&[("kind", kind.name())], keys));
+    Gauge "tidings_set_members", "Elements, over all sets.",
+        |f, to| to.one(f.tallies.members);
+    Gauge "tidings_conflict_keys", "Keys in conflict, by type: versions (of a register) or kinds.",
+        |f, to| to.ways("type", [("versions", f.tallies.version_conflicts), ("kinds", f.tallies.kind_conflicts)]);
+    Gauge "tidings_ops_waiting", "Ops that wait for an earlier one of the same author.",
+        |f, to| to.one(f.replica.ops_waiting);
+    Gauge "tidings_parked_removals", "Removals that wait for the write they name.",
+        |f, to| to.one(f.replica.parked_removals);
+    Gauge "tidings_seen_entries", "Entries of the version vector: one for each incarnation that ever wrote.",
+        |f, to| to.one(f.replica.seen_entries);
+    Gauge "tidings_data_memory_bytes", "Estimated memory of all data; 0 if not known.",
+        |f, to| to.one(f.replica.memory_bytes);
+
+    Gauge "tidings_members", "Members, this node included, by state: alive, away or left.",
         |f, to| to.ways("state", [
-            ("alive", f.engine.members.alive), ("suspect", f.engine.members.suspect), ("down", f.engine.members.down),
+            ("alive", f.members.alive), ("away", f.members.away), ("left", f.members.left),
         ]);
     Gauge "tidings_peers_linked", "Members that this node has a link to.",
-        |f, to| to.one(f.net.peers_linked);
-    Gauge "tidings_peers_behind", "Peers whose queue overflowed, so that they wait for anti-entropy.",
-        |f, to| to.one(f.engine.peers_behind);
+        |f, to| to.one(f.net.linked);
     Counter "tidings_messages_total", "Messages between nodes, by kind and direction.",
         |f, to| to.ways_by("kind", [("sent", &f.net.messages_sent), ("received", &f.net.messages_received)]);
     Counter "tidings_message_bytes_total", "Bytes of messages between nodes, by kind and direction.",
         |f, to| to.ways_by("kind", [("sent", &f.net.bytes_sent), ("received", &f.net.bytes_received)]);
-    Counter "tidings_messages_dropped_total", "Messages dropped because a peer's queue was full; anti-entropy repairs it.",
-        |f, to| to.one(f.net.dropped);
-    Counter "tidings_connections_refused_total", "Connections from other nodes that were refused, by reason.",
-        |f, to| to.by("reason", &f.net.refused);
+    Counter "tidings_messages_dropped_total", "Messages dropped because a queue was full, by lane; anti-entropy repairs it.",
+        |f, to| to.by("lane", &f.net.dropped);
+    Counter "tidings_connections_refused_total", "Connections refused before they became links, by reason and by whom: us or peer.",
+        |f, to| {
+            f.net.refused.iter().for_each(|(reason, n)| to.put(&[("reason", reason), ("by", "us")], *n));
+            f.net.refused_by_peer.iter().for_each(|(reason, n)| to.put(&[("reason", reason), ("by", "peer")], *n));
+        };
+    Counter "tidings_links_ended_total", "Links that ended, by reason.",
+        |f, to| to.by("reason", &f.net.ended);
     Counter "tidings_dial_failures_total", "Attempts to reach another node that failed.",
         |f, to| to.one(f.net.dial_failures);
-    Gauge "tidings_clock_offset_seconds", "How far this node's clock is ahead of the median of its peers'.",
-        |f, to| to.real(f.engine.clock_offset_ms as f64 / 1e3);
-    Counter "tidings_clock_clamped_total", "Remote timestamps that were too far ahead to follow.",
-        |f, to| to.one(f.engine.clock_clamped);
+    Gauge "tidings_clock_offset_seconds", "How far this node's clock is ahead of the median of its peers'; 0 without peers.",
+        |f, to| to.real(f.net.clock_offset_ms.unwrap_or(0) as f64 / 1e3);
 
     Gauge "tidings_log_memory_bytes", "Size of the log of recent ops in memory.",
-        |f, to| to.one(f.store.log.memory_bytes);
-    Gauge "tidings_log_disk_bytes", "Size of the log of recent ops on disk.",
-        |f, to| to.one(f.store.log.disk_bytes);
-    Counter "tidings_log_records_total", "Records appended to the log on disk.",
-        |f, to| to.one(f.store.log_records);
-    Counter "tidings_log_written_bytes_total", "Bytes appended to the log on disk.",
+        |f, to| to.one(f.replica.log_bytes);
+    Gauge "tidings_log_disk_bytes", "Size of the log on disk.",
         |f, to| to.one(f.store.log_bytes);
+    Counter "tidings_log_records_total", "Records appended to the log on disk.",
+        |f, to| to.one(f.store.records);
+    Counter "tidings_log_written_bytes_total", "Bytes appended to the log on disk.",
+        |f, to| to.one(f.store.appended_bytes);
     Counter "tidings_checkpoints_total", "Checkpoints, by result: ok or failed.",
-        |f, to| to.by("result", &f.store.checkpoints);
-    Gauge "tidings_checkpoint_time_seconds", "When the last checkpoint was written, in seconds since the Unix epoch; 0 for never.",
+        |f, to| to.ways("result", [("ok", f.store.checkpoints), ("failed", f.store.checkpoints_failed)]);
+    Gauge "tidings_checkpoint_time_seconds", "When the last checkpoint was finished, in seconds since the Unix epoch; 0 for never.",
         |f, to| to.one(f.store.checkpoint_time);
 
     Gauge "tidings_resp_clients", "Redis clients connected now.",
         |f, to| to.one(f.resp.clients);
     Counter "tidings_resp_connections_total", "Redis clients accepted.",
         |f, to| to.one(f.resp.accepted);
-    Counter "tidings_resp_refused_total", "Redis clients refused or closed, by reason: limit, output or malformed.",
+    Counter "tidings_resp_refused_total", "Redis clients refused or closed, by reason.",
         |f, to| to.by("reason", &f.resp.refused);
     Counter "tidings_resp_commands_total", "Redis commands executed.",
         |f, to| to.one(f.resp.commands);
@@ -153,12 +165,18 @@ const READ: &[Metric] = metrics! {
 const TIMED: &[Metric] = metrics! {
     Histogram FSYNC, "Time of a forced write of the log to the disk.", DISK_SECONDS;
     Histogram COMMIT, "Ops that were written to the log together.", OPS;
-    Histogram PROPAGATION, "Time from a write at its origin, by the origin's clock, to its apply here.", SECONDS;
+};
+
+/// The engine keeps this distribution itself, in its own buckets.
+const LAGS: Metric = Metric {
+    name: "tidings_propagation_seconds",
+    help: "Time from a write at its origin to its apply here, by both nodes' clocks.",
+    source: Source::Lags,
 };
 
 /// Every metric there is.
 pub fn table() -> impl Iterator<Item = &'static Metric> {
-    READ.iter().chain(TIMED)
+    READ.iter().chain(TIMED).chain([&LAGS])
 }
 
 impl Metric {
@@ -245,23 +263,37 @@ fn described() -> Timings {
         match metric.source {
             Source::Counter(_) => metrics::describe_counter!(metric.name, unit, metric.help),
             Source::Gauge(_) => metrics::describe_gauge!(metric.name, unit, metric.help),
+            Source::Lags => {}
             Source::Histogram(_) => metrics::describe_histogram!(metric.name, unit, metric.help),
         }
     }
-    Timings {
-        fsync_seconds: metrics::histogram!(FSYNC),
-        commit_ops: metrics::histogram!(COMMIT),
-        propagation_seconds: metrics::histogram!(PROPAGATION),
-    }
+    Timings { fsync_seconds: metrics::histogram!(FSYNC), commit_ops: metrics::histogram!(COMMIT) }
 }
 
-/// Publishes the facts as they are now.
-pub fn publish(facts: &Facts) {
+/// All metrics as they are now, in Prometheus's text format.
+pub fn render(handle: &PrometheusHandle, facts: &Facts) -> String {
+    publish(facts);
+    let mut text = handle.render();
+    let Metric { name, help, .. } = LAGS;
+    _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    let bounds =
+        LAG_BOUNDS.iter().map(|millis| (*millis as f64 / 1e3).to_string()).chain(["+Inf".to_owned()]);
+    let mut count = 0;
+    for (bound, ops) in bounds.zip(facts.lags.buckets) {
+        count += ops;
+        _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {count}");
+    }
+    _ = writeln!(text, "{name}_sum {}\n{name}_count {count}", facts.lags.sum_millis as f64 / 1e3);
+    text
+}
+
+/// Hands the facts to the process's recorder.
+fn publish(facts: &Facts) {
     for metric in READ {
         let (read, counter) = match metric.source {
             Source::Counter(read) => (read, true),
             Source::Gauge(read) => (read, false),
-            Source::Histogram(_) => continue,
+            Source::Histogram(_) | Source::Lags => continue,
         };
         read(facts, &mut Samples { name: metric.name, counter });
     }
@@ -297,22 +329,29 @@ mod tests {
         let recorder = recorder();
         let mut facts = Facts::default();
         facts.net.messages_sent.insert("push", 7);
-        facts.engine.clock_offset_ms = -1_500;
-        facts.engine.ops_applied.insert("local", 41);
+        facts.net.clock_offset_ms = Some(-1_500);
+        facts.ops.written = 41;
+        facts.lags.buckets[0] = 2;
+        facts.lags.buckets[16] = 1;
+        facts.lags.sum_millis = 70_002;
         let text = metrics::with_local_recorder(&recorder, || {
-            described().propagation_seconds.record(0.0004);
+            described().fsync_seconds.record(0.0001);
             publish(&facts);
-            facts.engine.ops_applied.insert("local", 42);
-            publish(&facts);
-            recorder.handle().render()
+            facts.ops.written = 42;
+            render(&recorder.handle(), &facts)
         });
         for line in [
             "# TYPE tidings_messages_total counter",
             "tidings_messages_total{kind=\"push\",direction=\"sent\"} 7",
             "tidings_ops_applied_total{source=\"local\"} 42",
             "tidings_clock_offset_seconds -1.5",
+            "# TYPE tidings_fsync_seconds histogram",
+            "tidings_fsync_seconds_bucket{le=\"0.0001\"} 1",
             "# TYPE tidings_propagation_seconds histogram",
-            "tidings_propagation_seconds_bucket{le=\"0.0005\"} 1",
+            "tidings_propagation_seconds_bucket{le=\"0.001\"} 2",
+            "tidings_propagation_seconds_bucket{le=\"60\"} 2",
+            "tidings_propagation_seconds_bucket{le=\"+Inf\"} 3",
+            "tidings_propagation_seconds_sum 70.002",
             concat!("tidings_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

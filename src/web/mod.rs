@@ -107,8 +107,8 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
-    metrics::publish(&shared.operator.facts());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+    let text = metrics::render(&shared.metrics, &shared.operator.facts());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn ready(State(shared): State<Shared>) -> Response {
@@ -151,7 +151,7 @@ mod tests {
         let address = web.address();
         assert!(Web::bind(address).await.unwrap_err().to_string().contains(&address.to_string()));
         let fake = Arc::new(Fake::default());
-        fake.facts.lock().engine.ops_sent = 5;
+        fake.facts.lock().gossip.ops_sent = 5;
         *fake.not_ready.lock() = Some("no state yet".to_owned());
         *fake.zone.lock() = "<script>alert('x')</script>".to_owned();
         let (handle, _) = metrics::install();

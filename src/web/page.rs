@@ -42,7 +42,7 @@ pub(super) fn render(status: &Status, members: &[MemberRow], peers: &[PeerRow]) 
     );
     health(&mut page, status);
     table(&mut page, "Node", &["", ""], facts(status));
-    table(&mut page, "Members", &["name", "zone", "state", "link", "addresses"], members.iter().map(member));
+    table(&mut page, "Members", &["name", "zone", "state", "addresses"], members.iter().map(member));
     table(
         &mut page,
         "Peers",
@@ -66,7 +66,7 @@ fn health(page: &mut String, status: &Status) {
 }
 
 fn facts(status: &Status) -> Vec<[String; 2]> {
-    let keys = &status.keys;
+    let kinds = &status.kinds;
     let off = |address: &Option<String>| address.clone().unwrap_or_else(|| "off".to_owned());
     let row = |name: &str, value: String| [name.to_owned(), value];
     vec![
@@ -78,16 +78,16 @@ fn facts(status: &Status) -> Vec<[String; 2]> {
         row(
             "members",
             format!(
-                "{} alive, {} suspect, {} down",
-                status.members.alive, status.members.suspect, status.members.down
+                "{} alive, {} away, {} left",
+                status.members.alive, status.members.away, status.members.left
             ),
         ),
         row("links", status.peers_linked.to_string()),
         row(
             "keys",
             format!(
-                "{} registers, {} sets, {} counters, {} growing counters",
-                keys.lww_register, keys.or_set, keys.pncounter, keys.gcounter
+                "{}: {} lww_register, {} or_set, {} pncounter, {} gcounter",
+                status.keys, kinds.lww_register, kinds.or_set, kinds.pncounter, kinds.gcounter
             ),
         ),
         row(
@@ -111,15 +111,14 @@ fn facts(status: &Status) -> Vec<[String; 2]> {
     ]
 }
 
-fn member(row: &MemberRow) -> [String; 5] {
+fn member(row: &MemberRow) -> [String; 4] {
     let state = match row.state {
         MemberState::Alive => "alive",
-        MemberState::Suspect => "suspect",
-        MemberState::Down => "down",
+        MemberState::Away => "away",
         MemberState::Left => "left",
     };
-    let link = if row.own { "this node" } else { linked(row.linked) };
-    [row.node.to_string(), row.zone.clone(), state.to_owned(), link.to_owned(), row.addresses.join(", ")]
+    let state = if row.own { "this node" } else { state };
+    [row.node.to_string(), row.zone.clone(), state.to_owned(), row.addresses.join(", ")]
 }
 
 fn peer(row: &PeerRow) -> [String; 6] {

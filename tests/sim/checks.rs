@@ -85,7 +85,8 @@ impl World {
 
     /// Whether those run and have seen the same.
     pub fn agree(&mut self, slots: &[usize]) -> bool {
-        let runs = |slot: &usize| self.processes[*slot].life.as_ref().is_some_and(|l| l.engine.stopped().is_none());
+        let runs =
+            |slot: &usize| self.processes[*slot].life.as_ref().is_some_and(|l| l.engine.stopped().is_none());
         if !slots.iter().all(runs) {
             return false;
         }
@@ -101,8 +102,11 @@ impl World {
             let other = self.dump(*slot)?;
             if other.parts != first.parts {
                 let (a, b) = (&first.parts, &other.parts);
-                let odd: Vec<_> =
-                    a.iter().filter(|p| !b.contains_key(p.0)).chain(b.iter().filter(|p| a.get(p.0) != Some(p.1))).collect();
+                let odd: Vec<_> = a
+                    .iter()
+                    .filter(|p| !b.contains_key(p.0))
+                    .chain(b.iter().filter(|p| a.get(p.0) != Some(p.1)))
+                    .collect();
                 return Err(format!(
                     "P2: {} and {} keep different parts: {odd:?}",
                     self.called(slots[0]),

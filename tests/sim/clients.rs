@@ -21,7 +21,9 @@ impl World {
         let again = self.rng.clients.random_range(gap / 2..gap * 3 / 2);
         self.push(again, Due::Client);
         let running: Vec<usize> = (0..self.processes.len())
-            .filter(|slot| self.processes[*slot].life.is_some() && self.processes[*slot].paused_until <= self.now)
+            .filter(|slot| {
+                self.processes[*slot].life.is_some() && self.processes[*slot].paused_until <= self.now
+            })
             .collect();
         if running.is_empty() {
             return Ok(());
@@ -100,7 +102,13 @@ impl World {
         let result = life.engine.write(now, write);
         self.facts.writes += 1;
         self.facts.refusals += u64::from(result.is_err());
-        self.say(|| format!("{} is asked for {what:?} of {}: {result:?}", self.called(slot), String::from_utf8_lossy(key)));
+        self.say(|| {
+            format!(
+                "{} is asked for {what:?} of {}: {result:?}",
+                self.called(slot),
+                String::from_utf8_lossy(key)
+            )
+        });
         self.record(slot, first, &what, context)
     }
 

@@ -47,7 +47,10 @@ fn main() -> ExitCode {
     };
     let outcome = if args.is_bare() { suite() } else { by_hand(&args) };
     let verdict = if outcome.1 == 0 { "ok" } else { "FAILED" };
-    println!("\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out", outcome.0, outcome.1);
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out",
+        outcome.0, outcome.1
+    );
     if outcome.1 == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -190,7 +190,8 @@ impl History {
                 &present,
                 |element, dot| {
                     present.iter().any(|e| {
-                        let takes = element.map_or_else(|| e.what.takes_register(), |m| e.what.takes_element(m));
+                        let takes =
+                            element.map_or_else(|| e.what.takes_register(), |m| e.what.takes_element(m));
                         takes && saw(e, dot)
                     })
                 },

@@ -13,7 +13,8 @@ use tidings::core::state::ApplyError;
 use tidings::core::table::HashKey;
 use tidings::engine::{Effects, Engine, Event, Input, LinkId, Now};
 use tidings::store::{
-    CheckpointWriter, DiskError, Fsync, Housekeeper, Lsn, MemDisk, OpenError, Recovered, ReplayError, Store, Syncer,
+    CheckpointWriter, DiskError, Fsync, Housekeeper, Lsn, MemDisk, OpenError, Recovered, ReplayError, Store,
+    Syncer,
 };
 use tidings_proto::{Actor, Edit, Message, Name, Stamp};
 

@@ -157,7 +157,8 @@ impl World {
     fn check_facts(&mut self) -> Check {
         let duplicates = self.facts.duplicates;
         let of_lives = self.processes.iter().filter_map(|process| process.life.as_ref());
-        self.facts.duplicates = duplicates + of_lives.map(|life| life.engine.replica().counts().duplicate).sum::<u64>();
+        self.facts.duplicates =
+            duplicates + of_lives.map(|life| life.engine.replica().counts().duplicate).sum::<u64>();
         let facts = &self.facts;
         if facts.ops == 0 || facts.checks == 0 || facts.frames == 0 || facts.links == 0 {
             return Err(format!("nothing was checked: {facts:?}"));

@@ -41,7 +41,9 @@ impl World {
     fn link_to(&self, slot: usize, name: &Name) -> Option<u64> {
         let life = self.processes[slot].life.as_ref()?;
         let mut links = life.links.values();
-        links.find(|(conn, side)| self.processes[self.conns[conn].ends[1 - side].slot].name == *name).map(|l| l.0)
+        links
+            .find(|(conn, side)| self.processes[self.conns[conn].ends[1 - side].slot].name == *name)
+            .map(|l| l.0)
     }
 
     /// Both HELLOs have been exchanged.
@@ -227,13 +229,18 @@ impl World {
             .map_err(|error| format!("{} sent what nobody can read: {error}", self.called(from)))?;
         self.say(|| format!("{} hears on {link:?}: {}", self.called(to), brief(&message)));
         let kind = message.kind();
-        let twice = |world: &Self| world.processes[to].life.as_ref().map_or(0, |l| l.engine.replica().counts().duplicate);
+        let twice = |world: &Self| {
+            world.processes[to].life.as_ref().map_or(0, |l| l.engine.replica().counts().duplicate)
+        };
         let before = twice(self);
         self.handle(to, Input::Message { link, message })?;
         let calm = matches!(self.plan.profile, Profile::Calm | Profile::CatchUp);
         if calm && self.plan.faults.is_empty() && twice(self) > before {
             let n = twice(self) - before;
-            return Err(format!("efficiency: {} received {n} ops twice, the last time in a {kind}", self.called(to)));
+            return Err(format!(
+                "efficiency: {} received {n} ops twice, the last time in a {kind}",
+                self.called(to)
+            ));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use serde_bytes::ByteBuf;
 use smallvec::smallvec;
-use tidings_proto::cell::{MemberState, ParkedState, Tally, VersionState};
+use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
 use tidings_proto::frame;
 use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync};
 use tidings_proto::{
@@ -194,6 +194,7 @@ fn ops() -> Vec<(&'static str, Value)> {
         ),
         ("close_g", op(7, b"c", vec![Edit::Close { counter: Counter::G, birth: 3 }])),
         ("close_pn", op(7, b"c", vec![Edit::Close { counter: Counter::Pn, birth: 200 }])),
+        ("clear", op(8, b"s", vec![Edit::Clear { upto: smallvec![dot(0, 9), dot(2, 1 << 40)] }])),
         ("no_edit", op(0, b"k", vec![])),
         ("stamp_of_64_bits", op(u64::MAX - BASE.0, b"k", vec![])),
         (
@@ -339,12 +340,8 @@ fn pulls() -> Vec<(&'static str, Value)> {
 
 fn syncs() -> Vec<(&'static str, Value)> {
     let block = Block { actors: vec![a(), b()], keys: key_states() };
-    let parked = |element: Option<&[u8]>, seq| ParkedState {
-        key: b"k".to_vec(),
-        element: element.map(|bytes| ByteBuf::from(bytes.to_vec())),
-        actor: b(),
-        seq,
-    };
+    let member = |element: &[u8]| ParkedTarget::Member(ByteBuf::from(element.to_vec()));
+    let parked = |target, seq| ParkedState { key: b"k".to_vec(), target, actor: b(), seq };
     [
         ("syn_digest", Sync::Syn { id: 1, digest: entries().digest(), entries: None, credit: 1 << 20 }),
         (
@@ -360,7 +357,12 @@ fn syncs() -> Vec<(&'static str, Value)> {
             Sync::Context {
                 id: 9,
                 seen: entries(),
-                parked: vec![parked(None, 1 << 41), parked(Some(b""), 1), parked(Some(b"e"), 2)],
+                parked: vec![
+                    parked(ParkedTarget::Register, 1 << 41),
+                    parked(member(b""), 1),
+                    parked(member(b"e"), 2),
+                    parked(ParkedTarget::Set, 3),
+                ],
             },
         ),
         ("credit", Sync::Credit { id: 9, blocks: 8 }),

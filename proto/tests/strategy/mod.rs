@@ -6,7 +6,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
-use tidings_proto::cell::{MemberState, ParkedState, Tally, VersionState};
+use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
 use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync};
 use tidings_proto::{
     Actor, Baseline, Block, CellState, Counter, CounterState, Edit, Hello, KeyState, Message, Name, Op, Run,
@@ -23,6 +23,7 @@ pub(crate) enum OwnEdit {
     Count(Counter, u64, u128, u128),
     Reset(Counter, Vec<Baseline<WireDot>>),
     Close(Counter, u64),
+    Clear(Vec<WireDot>),
 }
 
 /// An op that owns its bytes.
@@ -45,6 +46,7 @@ impl OwnOp {
                 Edit::Reset { counter: *counter, baselines: baselines.iter().cloned().collect() }
             }
             &OwnEdit::Close(counter, birth) => Edit::Close { counter, birth },
+            OwnEdit::Clear(dots) => Edit::Clear { upto: dots.as_slice().into() },
         });
         Op { stamp: self.stamp, key: &self.key, edits: edits.collect() }
     }
@@ -102,6 +104,7 @@ fn edit(places: usize) -> impl Strategy<Value = OwnEdit> {
     let baseline = (op_dot(places), sum(), sum()).prop_map(|(birth, p, n)| Baseline { birth, p, n });
     prop_oneof![
         dots().prop_map(OwnEdit::Erase),
+        dots().prop_map(OwnEdit::Clear),
         (bytes(), dots()).prop_map(|(element, dots)| OwnEdit::Add(element, dots)),
         (bytes(), dots()).prop_map(|(element, dots)| OwnEdit::Remove(element, dots)),
         (sums(), 1..=FIRST).prop_map(|((counter, p, n), birth)| OwnEdit::Count(counter, birth, p, n)),
@@ -248,8 +251,17 @@ fn pull() -> impl Strategy<Value = Pull> {
 }
 
 fn parked() -> impl Strategy<Value = ParkedState> {
-    (bytes(), option::of(bytes().prop_map(ByteBuf::from)), actor(), seq())
-        .prop_map(|(key, element, actor, seq)| ParkedState { key, element, actor, seq })
+    let target = prop_oneof![
+        Just(ParkedTarget::Register),
+        bytes().prop_map(|element| ParkedTarget::Member(element.into())),
+        Just(ParkedTarget::Set),
+    ];
+    (bytes(), target, actor(), seq()).prop_map(|(key, target, actor, seq)| ParkedState {
+        key,
+        target,
+        actor,
+        seq,
+    })
 }
 
 fn sync() -> impl Strategy<Value = Sync> {

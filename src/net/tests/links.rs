@@ -1,3 +1,5 @@
+//! The life of a link.
+
 use super::super::{NEWS_QUEUE_FRAMES, QueueFull};
 use super::*;
 

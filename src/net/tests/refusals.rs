@@ -1,3 +1,5 @@
+//! Who is refused, and with which reason.
+
 use time::OffsetDateTime;
 
 use super::super::MAX_HANDSHAKES;

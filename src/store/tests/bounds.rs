@@ -164,6 +164,7 @@ fn reading_back_follows_the_log_over_segments_and_stops_where_told() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "that threads may share a store is what is tested")]
 fn threads_share_the_work_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
     let open = || {

@@ -1,0 +1,19 @@
+//! The daemon as its users meet it: real processes, real sockets, real signals.
+//!
+//! Every test has a cluster, a directory and ports of its own. Nothing here sleeps for a fixed
+//! time: a test waits for a condition, and says what was the case if the time is up.
+
+mod cluster;
+mod http;
+mod process;
+mod resp;
+
+mod commands;
+mod config;
+mod crash;
+mod dev;
+mod disk;
+mod doors;
+mod metrics;
+mod redis;
+mod restore;

@@ -1,0 +1,128 @@
+//! What once went wrong, by name.
+
+use tidings::core::journal::Meta;
+use tidings::core::replica::{Recovery, Replica};
+use tidings::core::snapshot::Step;
+use tidings::core::table::HashKey;
+use tidings::core::write::{Write, WriteError, Written};
+use tidings_proto::{Actor, SeenEntries};
+
+use crate::dump::{Shown, dump, shown};
+use crate::world::{read, read_all, replica};
+
+const WALL: u64 = 1_000_000;
+
+fn write(replica: &mut Replica, write: Write<'_>) -> Written {
+    replica.write(WALL, write).unwrap()
+}
+
+/// Every op apart, in the order of its author.
+fn deliver(from: &Replica, to: &mut Replica) {
+    for run in read_all(from) {
+        assert_eq!(to.receive(&run, WALL, |_| {}).stopped, None);
+    }
+}
+
+/// Two processes run as one incarnation (a machine was cloned while it ran). The
+/// one that hears of it must not number its next write as the other did.
+#[test]
+fn an_incarnation_that_was_overtaken_writes_no_more() {
+    let (mut one, mut twin) = (replica(0, 1 << 20), replica(0, 1 << 20));
+    write(&mut twin, Write::Set { key: b"k", value: b"twin" });
+    deliver(&twin, &mut one);
+    assert!(one.is_overtaken() && !twin.is_overtaken());
+    let refused = one.write(WALL, Write::Set { key: b"k", value: b"one" });
+    assert!(matches!(refused, Err(WriteError::Stopped(_))), "{refused:?}");
+    one.close_reset(WALL);
+    assert_eq!(one.own_seq(), 1);
+
+    one.begin_incarnation(99).unwrap();
+    write(&mut one, Write::Set { key: b"k", value: b"one" });
+    deliver(&one, &mut twin);
+    assert_eq!(dump(one.state()), dump(twin.state()));
+    assert_eq!(shown(twin.state(), b"k"), Shown::Bytes(b"one".to_vec()));
+}
+
+/// The same, heard of by a merge.
+#[test]
+fn an_incarnation_that_a_merge_overtakes_writes_no_more() {
+    let (mut one, mut twin) = (replica(0, 1 << 20), replica(0, 1 << 20));
+    write(&mut twin, Write::Increment { key: b"k", by: 1 });
+    let seen = SeenEntries::from(&twin.state().seen_clock());
+    one.merge(twin.state(), seen, Vec::new(), Vec::new()).unwrap();
+    assert!(one.write(WALL, Write::Increment { key: b"k", by: 1 }).is_err());
+    one.begin_incarnation(99).unwrap();
+    assert_eq!(write(&mut one, Write::Increment { key: b"k", by: 1 }), Written::Value(2));
+}
+
+/// A run that is half known is counted once, op by op.
+#[test]
+fn duplicates_are_not_counted_as_refused() {
+    let (mut from, mut to) = (replica(0, 1 << 20), replica(1, 1 << 20));
+    for value in [b"1", b"2", b"3"] {
+        write(&mut from, Write::Set { key: b"k", value });
+    }
+    let mut run = read_all(&from).remove(0);
+    let first = read(&from, from.own(), 1, 1).remove(0);
+    to.receive(&first, WALL, |_| {});
+    // The last op is broken off.
+    run.ops.truncate(run.ops.len() - 1);
+    assert!(to.receive(&run, WALL, |_| {}).stopped.is_some());
+    let counts = to.counts();
+    assert_eq!((counts.received, counts.duplicate, counts.refused), (2, 1, 1));
+}
+
+/// A snapshot for a checkpoint begins with ops applied that reach the log on
+/// disk only after it; a replay meets them twice.
+#[test]
+fn a_replay_over_a_checkpoint_that_is_ahead_changes_nothing() {
+    let mut replica = replica(0, 1 << 20);
+    for n in 0..5_u8 {
+        write(&mut replica, Write::Add { key: b"k", elements: &[&[n]] });
+        write(&mut replica, Write::Increment { key: b"n", by: n.into() });
+    }
+    write(&mut replica, Write::Delete { key: b"n" });
+    let begun = replica.begin_snapshot().unwrap();
+    let mut recovery = Recovery::new(HashKey(3, 4), 1 << 20);
+    let meta = Meta { seen: begun.seen.clone(), parked: begun.parked.clone(), ..Meta::default() };
+    recovery.meta(meta).unwrap();
+    while let Step::Block(block) = replica.step_snapshot(begun.id) {
+        recovery.block(&block).unwrap();
+    }
+    write(&mut replica, Write::Remove { key: b"k", elements: &[&[0]] });
+    for record in replica.take_records() {
+        recovery.record(&record).unwrap();
+    }
+    let actor = Actor { incarnation: 99, ..replica.actor().clone() };
+    let recovered = recovery.finish(&actor, 500).unwrap();
+    assert_eq!(dump(recovered.state()), dump(replica.state()));
+}
+
+/// A SET over a value that came by a merge, on a node whose clock is behind: it
+/// must lose no more than it would have lost had the value come as an op.
+#[test]
+fn a_set_outstamps_what_a_merge_brought() {
+    let [mut ahead, mut behind, mut third] = [0, 1, 2].map(|n| replica(n, 1 << 20));
+    ahead.write(WALL + 400, Write::Set { key: b"k", value: b"ahead" }).unwrap();
+    behind.merge(ahead.state(), ahead.state().seen_entries(), Vec::new(), Vec::new()).unwrap();
+    write(&mut behind, Write::Set { key: b"k", value: b"later" });
+    third.write(WALL + 200, Write::Set { key: b"k", value: b"concurrent" }).unwrap();
+    deliver(&ahead, &mut third);
+    let run = read(&behind, behind.own(), 1, 1).remove(0);
+    assert_eq!(third.receive(&run, WALL, |_| {}).stopped, None);
+    assert_eq!(shown(third.state(), b"k"), Shown::Bytes(b"later".to_vec()));
+}
+
+/// A SET is one op, whatever it takes away: no reader elsewhere finds the key
+/// gone in between.
+#[test]
+fn a_set_over_a_set_is_one_op() {
+    for size in [10, 300 << 10] {
+        let mut replica = replica(0, 1 << 20);
+        write(&mut replica, Write::Add { key: b"k", elements: &[b"m"] });
+        let value = vec![b'v'; size];
+        write(&mut replica, Write::Set { key: b"k", value: &value });
+        assert_eq!(replica.own_seq(), 2);
+        assert_eq!(shown(replica.state(), b"k"), Shown::Bytes(value));
+    }
+}
