@@ -260,6 +260,8 @@ pub struct Gossip {
     pub(super) out: Outbox,
     pub(super) counts: GossipCounts,
     pub(super) lags: Lags,
+    /// By actor place: when ops of that actor last came; monotonic microseconds.
+    pub(super) moved: Vec<u64>,
     /// Own ops up to here have been planned to be pushed.
     pub(super) own_pushed: u64,
     /// Requests under way for the live zone, by the id on the wire.
@@ -284,6 +286,7 @@ impl Gossip {
             out: Outbox::default(),
             counts: GossipCounts::default(),
             lags: Lags::default(),
+            moved: Vec::new(),
             own_pushed: 0,
             asked: BTreeMap::new(),
             next_id: 0,
@@ -457,6 +460,7 @@ impl Gossip {
         }
         if replica.own_seq() > self.own_pushed {
             self.own_pushed = replica.own_seq();
+            raise(&mut self.moved, replica.own(), now.mono);
             self.plan_push(now, true, None);
         }
         self.pull_due(now, replica);

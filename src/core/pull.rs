@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidings_proto::message::{Pull, Range};
-use tidings_proto::{Message, Run, bounds as wire};
+use tidings_proto::{Message, Run, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
@@ -14,7 +14,7 @@ use super::state::ApplyError;
 
 /// How long the origin of an op, or the peer whose turn it is in an exchange,
 /// has to deliver before the op is asked for; microseconds.
-const GRACE: u64 = 250_000;
+pub(super) const GRACE: u64 = 250_000;
 
 /// The shortest and the longest time that a request is given; microseconds.
 const PATIENCE: (u64, u64) = (500_000, 10_000_000);
@@ -53,14 +53,12 @@ pub(super) struct Wants {
 }
 
 /// How the news came of something that is lacking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    /// It was announced.
-    Push,
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// It was announced, if it is among these.
+    Push(&'a SeenEntries),
     /// In an exchange, where the other side sends it unasked.
     Sync,
-    /// An exchange has brought what it could: ask at once.
-    Shortfall,
 }
 
 impl Wants {
@@ -131,6 +129,11 @@ impl Gossip {
         let lags = &mut self.lags;
         let received =
             replica.receive(run, now.wall, |stamp| lags.add(now.wall.saturating_sub(stamp.millis())));
+        if received.applied > 0
+            && let Some(ix) = replica.state().actors().find(&run.actor)
+        {
+            super::link::raise(&mut self.moved, ix, now.mono);
+        }
         match received.stopped {
             None | Some(ApplyError::ParkedFull) => {}
             Some(ApplyError::Gap { .. }) => {
@@ -144,8 +147,14 @@ impl Gossip {
     }
 
     /// Takes note of what is lacking that a peer is known to have.
-    pub(super) fn want(&mut self, now: Now, replica: &Replica, from: LinkId, source: Source) {
+    pub(super) fn want(&mut self, now: Now, replica: &Replica, from: LinkId, source: Source<'_>) {
         let Some(link) = self.links.get(&from) else { return };
+        let announced: BTreeSet<ActorIx> = match source {
+            Source::Push(have) => {
+                have.iter().filter_map(|(actor, _)| replica.state().actors().find(&actor)).collect()
+            }
+            Source::Sync => BTreeSet::new(),
+        };
         for actor in replica.places() {
             if link.known(actor) <= replica.state().seen(actor) {
                 continue;
@@ -153,8 +162,7 @@ impl Gossip {
             let node = &replica.state().actors().get(actor).node;
             let from_origin = link.actor.node == *node;
             let origin_linked = self.links.values().any(|l| l.actor == *replica.state().actors().get(actor));
-            let at_once =
-                source == Source::Shortfall || source == Source::Push && (from_origin || !origin_linked);
+            let at_once = announced.contains(&actor) && (from_origin || !origin_linked);
             let at = if at_once { now.mono } else { now.mono + GRACE };
             let want = self.wants.actors.entry(actor).or_insert(Want { not_before: at, ..Want::default() });
             if at_once {
@@ -310,8 +318,11 @@ impl Gossip {
         // A late answer, whose request was given up, has been of use all the same.
         let Some(flight) = link.flight.take_if(|flight| flight.id == id) else { return };
         link.answer_time = (link.answer_time * 7 + (now.mono - flight.asked_at)) / 8;
+        let known = |actor: &ActorIx| link.known(*actor);
         for (actor, asked_from) in flight.actors {
-            let progress = more || replica.state().seen(actor) > asked_from;
+            let seen = replica.state().seen(actor);
+            // Whoever has more has it from the origin, which has most likely sent it here too.
+            let progress = more || seen > asked_from && known(&actor) > seen;
             if let Some(want) = self.wants.actors.get_mut(&actor) {
                 want.asked = None;
                 want.slow.remove(&from);

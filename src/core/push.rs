@@ -92,7 +92,7 @@ impl Gossip {
         self.counts.pushes_received += 1;
         self.receive(now, replica, from, &push.runs);
         self.absorb(replica, from, &push.have);
-        self.want(now, replica, from, Source::Push);
+        self.want(now, replica, from, Source::Push(&push.have));
     }
 }
 

@@ -15,13 +15,16 @@ use tidings_proto::{Block, Message, Run, SeenEntries, bounds as wire};
 
 use super::bounds;
 use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
-use super::pull::Source;
+use super::pull::{GRACE, Source};
 use super::replica::Replica;
 use super::snapshot::{Begun, SnapshotId, Step};
 use super::state::State;
 
 /// A version vector of at most this many entries travels with SYN.
 const SMALL_SEEN: usize = 64;
+
+/// How long a link is young; microseconds.
+const YOUNG: u64 = 2_000_000;
 
 /// How long a context merge may be silent before it is given up; microseconds.
 const MERGE_PATIENCE: u64 = 15_000_000;
@@ -154,7 +157,7 @@ impl Gossip {
         let mut runs = Vec::new();
         if let Some(entries) = entries {
             self.absorb(replica, from, &entries);
-            runs = self.lacking(replica, from, (credit as usize).min(wire::BATCH));
+            runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH));
             self.want(now, replica, from, Source::Sync);
         }
         self.send(from, Message::Sync(Sync::Ack { id, entries: Some(ours), runs }));
@@ -184,24 +187,29 @@ impl Gossip {
             }
             Some(entries) => {
                 self.absorb(replica, from, &entries);
-                let runs = self.lacking(replica, from, wire::BATCH);
+                let runs = self.lacking(now, replica, from, wire::BATCH);
                 if !runs.is_empty() {
                     self.send(from, Message::Sync(Sync::Ack2 { id, runs }));
                 }
-                self.want(now, replica, from, Source::Shortfall);
+                self.want(now, replica, from, Source::Sync);
             }
         }
         self.answered(from, id, Answer::Synced { equal });
     }
 
     /// Ops that a peer is known to lack, as far as the log and the budget reach.
-    fn lacking(&mut self, replica: &Replica, to: LinkId, budget: usize) -> Vec<Run> {
+    /// Not what is fresh: that is on its way to the peer from its origin, most likely.
+    /// Nor over a young link: the peer has been told what we have, and is asking for it.
+    fn lacking(&mut self, now: Now, replica: &Replica, to: LinkId, budget: usize) -> Vec<Run> {
         let (mut runs, mut left) = (Vec::new(), budget);
-        let Some(link) = self.links.get_mut(&to) else { return runs };
+        let Some(link) = self.links.get_mut(&to).filter(|link| link.since + YOUNG <= now.mono) else {
+            return runs;
+        };
         let state = replica.state();
         for actor in replica.places() {
             let (known, seen) = (link.known(actor), state.seen(actor));
-            if known >= seen || left == 0 {
+            let fresh = self.moved.get(actor.index()).is_some_and(|at| *at + GRACE > now.mono);
+            if known >= seen || left == 0 || fresh {
                 continue;
             }
             let (read, next) = replica.log().read(actor, known + 1, seen, left, state.actors());

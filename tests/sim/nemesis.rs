@@ -48,8 +48,6 @@ impl World {
                 if let Some(life) = &self.processes[slot].life {
                     let life = life.id;
                     self.push(10_000, Due::Close { slot, life });
-                    let back = self.rng.faults.random_range(50_000..5_000_000);
-                    self.push(back, Due::Restart { slot });
                 }
             }
             Kind::Forget => {
@@ -143,7 +141,6 @@ impl World {
         if let Some(life) = &self.processes[slot].life {
             let life = life.id;
             self.push(after, Due::Close { slot, life });
-            self.push(after + 50_000, Due::Restart { slot });
         }
     }
 

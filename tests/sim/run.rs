@@ -124,11 +124,23 @@ impl World {
         Ok(())
     }
 
+    /// A disk may have failed before it was healed, and be found out now.
+    fn restart_stopped(&mut self) -> Check {
+        for slot in 0..self.processes.len() {
+            let life = self.processes[slot].life.as_ref();
+            if life.is_some_and(|life| life.engine.stopped().is_some()) {
+                self.die(slot, Death::Kill)?;
+            }
+        }
+        Ok(())
+    }
+
     fn until_agreed(&mut self, slots: &[usize]) -> Check {
         let began = self.now;
         let limit = self.plan.patience();
         loop {
             self.run_until(self.now + LOOK)?;
+            self.restart_stopped()?;
             let took = self.now - began;
             if self.agree(slots) {
                 self.facts.agreed_in = self.facts.agreed_in.max(took);

@@ -370,6 +370,8 @@ impl World {
         drop(life);
         self.processes[slot].disk.kill();
         self.processes[slot].doom = None;
+        let back = self.rng.faults.random_range(50_000..4_000_000);
+        self.push(back, Due::Restart { slot });
         for (conn, side) in links {
             if let Some(wires) = self.conns.get_mut(&conn) {
                 wires.ends[side].up = false;
