@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidings_proto::message::{Pull, Range};
-use tidings_proto::{Message, Run, SeenEntries, bounds as wire};
+use tidings_proto::{Actor, Message, Run, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
@@ -151,7 +151,9 @@ impl Gossip {
         let Some(link) = self.links.get(&from) else { return };
         let announced: BTreeSet<ActorIx> = match source {
             Source::Push(have) => {
-                have.iter().filter_map(|(actor, _)| replica.state().actors().find(&actor)).collect()
+                let place = |(actor, seq): (Actor, u64)| Some((replica.state().actors().find(&actor)?, seq));
+                let places = have.iter().filter_map(place);
+                places.filter(|(ix, seq)| *seq > replica.state().seen(*ix)).map(|(ix, _)| ix).collect()
             }
             Source::Sync => BTreeSet::new(),
         };

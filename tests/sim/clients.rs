@@ -112,7 +112,7 @@ impl World {
         self.record(slot, first, &what, context)
     }
 
-    /// Tells the oracle of the ops that a write became. All but the last make room.
+    /// Tells the oracle of the ops that a write became.
     fn record(&mut self, slot: usize, first: u64, what: &What, mut context: Seen) -> Check {
         let Some(life) = &self.processes[slot].life else { return Ok(()) };
         let replica = life.engine.replica();
@@ -125,9 +125,8 @@ impl World {
         for run in &runs {
             for item in run.iter() {
                 let (seq, op) = item.map_err(|error| error.to_string())?;
-                let what = if seq == last { what.clone() } else { What::Delete };
                 let stamp = Stamp(run.base.0 + op.stamp);
-                self.history.record((actor, seq), stamp, op.key, what, Rc::new(context.clone()))?;
+                self.history.record((actor, seq), stamp, op.key, what.clone(), Rc::new(context.clone()))?;
                 raise(&mut context, actor, seq);
             }
         }

@@ -25,12 +25,12 @@ pub struct Dump {
 /// that contradicts itself: a live dot that has not been seen, say (I3, I6).
 pub fn dump(state: &State, places: &[Ax], seen: Seen) -> Result<Dump, String> {
     let mut dump = Dump { seen, parked: BTreeSet::new(), stand: Stand::new(), parts: BTreeMap::new() };
-    for (dot, cell) in state.parked().iter() {
-        let element = cell.element.as_ref().map(|element| element.to_vec());
+    for (dot, removal) in state.parked().iter() {
         if state.has_seen(dot) {
             return Err("I4: a removal of a dot that has been seen is still parked".into());
         }
-        dump.parked.insert((cell.key.to_vec(), element, (places[dot.actor().index()], dot.seq())));
+        let target = removal.target.clone();
+        dump.parked.insert((removal.key.to_vec(), target, (places[dot.actor().index()], dot.seq())));
     }
     if dump.parked.len() != state.parked().len() {
         return Err("the count of parked removals is wrong".into());

@@ -10,17 +10,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use tidings::core::parked::Target;
 use tidings_proto::{Counter, Stamp};
 
 use crate::names::{Ax, Dot, Seen, at, within};
 
 pub type Bytes = Vec<u8>;
-pub type Parked = (Bytes, Option<Bytes>, Dot);
+pub type Parked = (Bytes, Target, Dot);
 
 /// What an op does, in a user's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A register's value; takes the register and the counter over it.
+    /// A register's value; takes all else of the key.
     Write(Bytes),
     /// Takes all of the key.
     Delete,
@@ -32,23 +33,15 @@ pub enum What {
 }
 
 impl What {
-    fn takes_register(&self) -> bool {
+    /// Whether it takes the register, the counters and all elements.
+    fn takes_key(&self) -> bool {
         matches!(self, What::Write(_) | What::Delete)
     }
 
     fn takes_element(&self, element: &Bytes) -> bool {
         match self {
             What::Add(elements) | What::Remove(elements) => elements.contains(element),
-            What::Delete => true,
-            _ => false,
-        }
-    }
-
-    fn takes_counter(&self, counter: Counter) -> bool {
-        match self {
-            What::Write(_) => counter == Counter::Pn,
-            What::Delete => true,
-            _ => false,
+            _ => self.takes_key(),
         }
     }
 }
@@ -71,8 +64,8 @@ struct Effect {
     stamp: Stamp,
     what: What,
     context: Rc<Seen>,
-    /// The dots that it takes, with the element or none for the register.
-    takes: Vec<(Option<Bytes>, Dot)>,
+    /// The dots that it takes, and of which cells; of a whole set, all of an actor up to that one.
+    takes: Vec<(Target, Dot)>,
     /// Whose increments it takes, up to which number.
     takes_sums: Vec<(Counter, Ax, u64)>,
 }
@@ -114,16 +107,24 @@ impl History {
         self.ops += 1;
         let (standing, _) = self.stand_key(key, &context);
         let mut takes = Vec::new();
-        if what.takes_register() {
-            takes.extend(standing.versions.iter().map(|(dot, ..)| (None, *dot)));
-        }
-        for (element, dots) in standing.members.iter().filter(|(element, _)| what.takes_element(element)) {
-            takes.extend(dots.iter().map(|dot| (Some(element.clone()), *dot)));
+        if what.takes_key() {
+            takes.extend(standing.versions.iter().map(|(dot, ..)| (Target::Register, *dot)));
+            let mut upto: BTreeMap<Ax, u64> = BTreeMap::new();
+            for (actor, seq) in standing.members.values().flatten() {
+                let greatest = upto.entry(*actor).or_default();
+                *greatest = (*greatest).max(*seq);
+            }
+            takes.extend(upto.into_iter().map(|dot| (Target::Set, dot)));
+        } else {
+            for (element, dots) in standing.members.iter().filter(|(element, _)| what.takes_element(element))
+            {
+                takes.extend(dots.iter().map(|dot| (member(element), *dot)));
+            }
         }
         let mut takes_sums = Vec::new();
         for counter in [Counter::G, Counter::Pn] {
             let own = (counter, author, seq - 1);
-            if what.takes_counter(counter) {
+            if what.takes_key() {
                 let others = standing.sums.keys().filter(|(c, actor)| *c == counter && *actor != author);
                 takes_sums.extend(others.map(|(_, actor)| (counter, *actor, at(&context, *actor))));
                 takes_sums.push(own);
@@ -145,7 +146,7 @@ impl History {
         let (mut stand, mut parked) = (Stand::new(), BTreeSet::new());
         for key in self.keys.keys() {
             let (standing, waits) = self.stand_key(key, seen);
-            parked.extend(waits.into_iter().map(|(element, dot)| (key.clone(), element, dot)));
+            parked.extend(waits.into_iter().map(|(target, dot)| (key.clone(), target, dot)));
             if standing != Standing::default() {
                 stand.insert(key.clone(), standing);
             }
@@ -153,14 +154,21 @@ impl History {
         (stand, parked)
     }
 
-    fn stand_key(&self, key: &[u8], seen: &[u64]) -> (Standing, Vec<(Option<Bytes>, Dot)>) {
+    fn stand_key(&self, key: &[u8], seen: &[u64]) -> (Standing, BTreeSet<(Target, Dot)>) {
         let Some(effects) = self.keys.get(key) else { return Default::default() };
         let here = |dot: &Dot| dot.1 <= at(seen, dot.0);
         let present: Vec<&Effect> = effects.iter().filter(|effect| here(&effect.dot)).collect();
-        let mut taken: BTreeSet<(Option<&Bytes>, Dot)> = BTreeSet::new();
+        let mut taken: BTreeSet<(Target, Dot)> = BTreeSet::new();
+        let mut sets: BTreeMap<Ax, u64> = BTreeMap::new();
         let mut sums: BTreeMap<(Counter, Ax), u64> = BTreeMap::new();
         for effect in &present {
-            taken.extend(effect.takes.iter().map(|(element, dot)| (element.as_ref(), *dot)));
+            for (target, dot) in &effect.takes {
+                if *target == Target::Set {
+                    let upto = sets.entry(dot.0).or_default();
+                    *upto = (*upto).max(dot.1);
+                }
+                taken.insert((target.clone(), *dot));
+            }
             for (counter, actor, last) in &effect.takes_sums {
                 let upto = sums.entry((*counter, *actor)).or_default();
                 *upto = (*upto).max(*last);
@@ -168,11 +176,15 @@ impl History {
         }
         let standing = collect(
             &present,
-            |element, dot| taken.contains(&(element, dot)),
+            |element, dot| {
+                let emptied = sets.get(&dot.0).is_some_and(|upto| dot.1 <= *upto);
+                let target = element.map_or(Target::Register, member);
+                element.is_some() && emptied || taken.contains(&(target, dot))
+            },
             |counter, dot| sums.get(&(counter, dot.0)).is_some_and(|last| dot.1 <= *last),
         );
-        let waits = taken.into_iter().filter(|(_, dot)| !here(dot));
-        (standing, waits.map(|(element, dot)| (element.cloned(), dot)).collect())
+        taken.retain(|(_, dot)| !here(dot));
+        (standing, taken)
     }
 
     /// What must stand where these have been seen; none where something between
@@ -190,12 +202,11 @@ impl History {
                 &present,
                 |element, dot| {
                     present.iter().any(|e| {
-                        let takes =
-                            element.map_or_else(|| e.what.takes_register(), |m| e.what.takes_element(m));
+                        let takes = element.map_or_else(|| e.what.takes_key(), |m| e.what.takes_element(m));
                         takes && saw(e, dot)
                     })
                 },
-                |counter, dot| present.iter().any(|e| e.what.takes_counter(counter) && saw(e, dot)),
+                |_, dot| present.iter().any(|e| e.what.takes_key() && saw(e, dot)),
             );
             if standing != Standing::default() {
                 stand.insert(key.clone(), standing);
@@ -203,6 +214,10 @@ impl History {
         }
         Some(stand)
     }
+}
+
+fn member(element: &Bytes) -> Target {
+    Target::Member(element[..].into())
 }
 
 fn collect(
