@@ -34,7 +34,7 @@ fn sets() {
 
 #[test]
 fn sets_with_an_older_image() {
-    all("sets with an image", &[Add("e"), Remove("e"), Delete], 2, 2);
+    all("sets with an image", &[Add("e"), Remove("e"), Delete], 3, 1);
 }
 
 #[test]
