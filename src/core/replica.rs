@@ -40,7 +40,7 @@ pub struct Received {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replica {
     pub(super) state: State,
     pub(super) own: ActorIx,
