@@ -141,4 +141,3 @@ fn i_abort_of_the_other_direction() {
         "an abort of session 5 ended session 77"
     );
 }
-

@@ -245,7 +245,7 @@ impl Replica {
         seen: SeenEntries,
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
-    ) -> Result<(), TooManyActors> {
+    ) -> Result<(), ApplyError> {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
         self.state.merge(staged)?;
