@@ -407,7 +407,6 @@ pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bo
     let state = replica.state();
     let mut builder = BlockBuilder::new(state.actors());
     let mut names = Vec::new();
-    let next;
     let mut size = 0;
     let mut add = |cells: &Cells| {
         // What would not fit any answer is named, and its cells are left out.
@@ -424,12 +423,12 @@ pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bo
         }
         true
     };
-    if keys.is_empty() {
-        next = state.positions(cursor).find(|(_, cells)| !add(cells)).map_or(0, |(hash, _)| hash);
+    let next = if keys.is_empty() {
+        state.positions(cursor).find(|(_, cells)| !add(cells)).map_or(0, |(hash, _)| hash)
     } else {
         let left = keys.iter().enumerate().find(|(_, key)| state.get(key).is_some_and(|cells| !add(cells)));
-        next = left.map_or(0, |(at, _)| at as u64);
-    }
+        left.map_or(0, |(at, _)| at as u64)
+    };
     let block = builder.finish_as_one();
     let keys = block.keys.into_iter().chain(names).collect();
     Answer::Cells { actors: block.actors, keys, cursor: next }

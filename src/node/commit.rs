@@ -179,11 +179,10 @@ impl Node {
     }
 
     fn fail(&self, reason: String) -> CommitError {
-        if self.0.stopping.load(Ordering::Acquire) {
-            self.0.synced.send_modify(|synced| synced.failed = Some(reason.clone()));
-            return CommitError(reason);
+        // A node that was closed has no log any more: no news.
+        if !self.0.stopping.load(Ordering::Acquire) {
+            tracing::error!(reason, "the log cannot be written: writes have stopped, reads go on");
         }
-        tracing::error!(reason, "the log cannot be written: writes have stopped, reads go on");
         self.lock().stop(reason.clone());
         self.0.synced.send_modify(|synced| synced.failed = Some(reason.clone()));
         CommitError(reason)
