@@ -23,6 +23,7 @@ use crate::core::actors::TooManyActors;
 use crate::core::journal::Meta;
 use crate::core::link::{Gossip, Outbox};
 use crate::core::members::Members;
+use crate::core::mutant::{self, Mutant};
 use crate::core::replica::{Recovery, Replica};
 use crate::core::snapshot::{Begun, SnapshotId, Step};
 
@@ -223,7 +224,11 @@ impl Engine {
     /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.
     pub fn deadline(&self) -> u64 {
         // A stopped engine settles nothing, so what is due there stays due.
-        if self.stopped.is_some() { self.gossip.idle_deadline() } else { self.gossip.deadline() }
+        if self.stopped.is_some() && !mutant::is(Mutant::StoppedSpins) {
+            self.gossip.idle_deadline()
+        } else {
+            self.gossip.deadline()
+        }
     }
 
     /// The disk failed: from now on nothing is written, taken in or sent; reads go on.

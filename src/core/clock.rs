@@ -2,6 +2,8 @@
 
 use tidings_proto::Stamp;
 
+use super::mutant::{self, Mutant};
+
 /// How far ahead of the last stamp the persisted ceiling is put, in milliseconds.
 const CEILING_AHEAD: u64 = 10_000;
 
@@ -23,6 +25,10 @@ impl Clock {
     /// A new stamp, greater than all before it.
     pub fn tick(&mut self, wall_millis: u64) -> Stamp {
         let next = Stamp(self.last.0.saturating_add(1)).max(Stamp::from_millis(wall_millis));
+        if mutant::is(Mutant::ClockGoesBack) {
+            self.last = Stamp::from_millis(wall_millis);
+            return self.last;
+        }
         assert!(next > self.last, "the clock ran out of stamps");
         self.last = next;
         next

@@ -11,6 +11,7 @@ use tidings_proto::op::Counter;
 
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::counter::{Part, Parts};
+use super::mutant::{self, Mutant};
 use super::register::Register;
 use super::set::Set;
 use super::state::{Cells, State};
@@ -25,7 +26,9 @@ impl State {
         for (at, place) in places.iter().enumerate() {
             theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
         }
-        self.snapshots.abort_all();
+        if !mutant::is(Mutant::SnapshotOverMerge) {
+            self.snapshots.abort_all();
+        }
         let mut places_there = vec![None; self.actors.len()];
         for (at, place) in places.iter().enumerate() {
             places_there[place.index()] = Some(ActorIx(at as u32));
@@ -33,7 +36,7 @@ impl State {
         let join = Join { ours: self.seen.clone(), theirs, places, places_there };
         self.merge_common(other, &join);
         self.merge_new(other, &join);
-        for (dot, removal) in other.parked.iter() {
+        for (dot, removal) in other.parked.iter().filter(|_| !mutant::is(Mutant::ParkedLeftBehind)) {
             self.parked.park(join.translate(dot), removal.clone());
         }
         for (seq, theirs) in self.seen.iter_mut().zip(&join.theirs) {
@@ -57,6 +60,7 @@ impl State {
             let key = cells.key().to_vec();
             let keep = |dot: ShortDot, element: Option<&[u8]>, theirs_live: bool| {
                 theirs_live
+                    || mutant::is(Mutant::PlainUnion)
                     || dot.seq() > join.theirs[dot.actor().index()]
                         && !join.parked_there(other, dot, &key, element)
             };

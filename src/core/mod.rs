@@ -13,6 +13,7 @@
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
 //! * [`journal`]: what a replica writes to its disk
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
+//! * [`mutant`]: rules that the simulator breaks
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 
 #![warn(missing_docs)]
@@ -26,6 +27,7 @@ pub mod journal;
 pub mod link;
 pub mod members;
 pub mod merge;
+pub mod mutant;
 pub mod oplog;
 pub mod parked;
 pub mod pull;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::actors::{ActorIx, ShortDot};
 use super::bounds;
+use super::mutant::{self, Mutant};
 
 /// What a removal is for. Counters need no parking: their baselines wait in the cell itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +80,9 @@ impl Parked {
     pub fn holds(&self, dot: ShortDot, key: &[u8], element: Option<&[u8]>) -> bool {
         if self.is_empty() {
             return false;
+        }
+        if mutant::is(Mutant::ParkedByDot) {
+            return self.removals.contains_key(&dot);
         }
         let target = match element {
             None => Target::Register,

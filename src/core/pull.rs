@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidings_proto::message::{Pull, Range};
-use tidings_proto::{Message, Run, SeenEntries, bounds as wire};
+use tidings_proto::{Actor, Message, Run, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
 use super::bounds;
 use super::link::{Answer, Gossip, LinkId, Now, Token};
+use super::mutant::{self, Mutant};
 use super::replica::Replica;
 use super::state::ApplyError;
 
@@ -151,7 +152,9 @@ impl Gossip {
         let Some(link) = self.links.get(&from) else { return };
         let announced: BTreeSet<ActorIx> = match source {
             Source::Push(have) => {
-                have.iter().filter_map(|(actor, _)| replica.state().actors().find(&actor)).collect()
+                let place = |(actor, seq): (Actor, u64)| Some((replica.state().actors().find(&actor)?, seq));
+                let places = have.iter().filter_map(place);
+                places.filter(|(ix, seq)| *seq > replica.state().seen(*ix)).map(|(ix, _)| ix).collect()
             }
             Source::Sync => BTreeSet::new(),
         };
@@ -234,6 +237,9 @@ impl Gossip {
 
     /// A peer that does not answer in time is passed over while others have the same.
     fn expire_flights(&mut self, now: Now) {
+        if mutant::is(Mutant::PatientPull) {
+            return;
+        }
         for (id, link) in &mut self.links {
             let Some(flight) = link.flight.take_if(|flight| flight.deadline <= now.mono) else { continue };
             self.counts.pulls_timed_out += 1;
@@ -372,7 +378,7 @@ impl Gossip {
 
     /// Takes in what waited ahead of its turn and whose turn a merge has brought.
     pub(super) fn receive_ahead(&mut self, now: Now, replica: &mut Replica, from: LinkId) {
-        for actor in replica.places() {
+        for actor in replica.places().filter(|_| !mutant::is(Mutant::LeftAhead)) {
             while let Some(run) = self.wants.next_ahead(actor, replica.state().seen(actor)) {
                 if run.last() > replica.state().seen(actor) {
                     self.receive_run(now, replica, from, &run);

@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 use tidings_proto::Stamp;
 
 use super::actors::{Actors, ShortDot};
+use super::mutant::{self, Mutant};
 
 /// One live version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,7 @@ impl Register {
         match self.0.as_slice() {
             [] => None,
             [only] => Some(only),
+            many if mutant::is(Mutant::TiesUnbroken) => many.iter().max_by_key(|v| v.stamp),
             many => many.iter().max_by_key(|v| (v.stamp, actors.get(v.dot.actor()), v.dot.seq())),
         }
     }

@@ -40,7 +40,7 @@ pub struct Received {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replica {
     pub(super) state: State,
     pub(super) own: ActorIx,
@@ -256,6 +256,15 @@ impl Replica {
         Ok(())
     }
 
+    /// What `Mutant::SeenTooEarly` does.
+    pub(super) fn unite_seen(&mut self, seen: &SeenEntries) {
+        for (actor, seq) in seen.iter() {
+            if let Ok(ix) = self.state.intern(&actor) {
+                self.state.seen[ix.index()] = self.state.seen[ix.index()].max(seq);
+            }
+        }
+    }
+
     /// Keeps another fact for the disk.
     pub fn note(&mut self, entry: Entry) {
         self.entries.push(entry);
@@ -435,6 +444,11 @@ impl Recovery {
         }
         self.log.trim();
         Ok(())
+    }
+
+    /// The actors known.
+    pub fn actors(&self) -> impl Iterator<Item = &Actor> {
+        self.state.actors.sorted().map(|(actor, _)| actor)
     }
 
     /// The members known.

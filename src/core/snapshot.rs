@@ -13,6 +13,7 @@ use tidings_proto::cell::ParkedState;
 use super::actors::Actors;
 use super::block::{BlockBuilder, parked_states};
 use super::bounds;
+use super::mutant::{self, Mutant};
 use super::replica::Replica;
 use super::state::Cells;
 use super::table::Table;
@@ -71,7 +72,7 @@ impl Snapshots {
 
     /// Must be called before anything in the bucket of `hash` changes.
     pub(super) fn before_change(&mut self, cells: &Table<Cells>, actors: &Actors, hash: u64) {
-        if self.running.is_empty() {
+        if self.running.is_empty() || mutant::is(Mutant::SnapshotOfLater) {
             return;
         }
         let span = cells.span(hash);

@@ -11,6 +11,7 @@ use tidings_proto::{Actor, DecodeError, Op, Seen, SeenEntries, Stamp, WireDot};
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::bounds;
 use super::counter::Parts;
+use super::mutant::{self, Mutant};
 use super::parked::{Parked, Removal, Target};
 use super::register::{Register, Version};
 use super::set::Set;
@@ -237,7 +238,7 @@ impl State {
         op: &Op<'_, ShortDot>,
     ) -> Result<(), ApplyError> {
         let expected = self.seen(dot.actor()) + 1;
-        if dot.seq() != expected {
+        if dot.seq() != expected && !(mutant::is(Mutant::GapsApplied) && dot.seq() > expected) {
             let actor = self.actors.get(dot.actor()).clone();
             return Err(ApplyError::Gap { actor, expected, got: dot.seq() });
         }
@@ -333,6 +334,9 @@ impl Slot<'_> {
     fn remove(&mut self, element: Option<&[u8]>, dots: &[ShortDot]) {
         for &dot in dots {
             if !self.has_seen(dot) {
+                if mutant::is(Mutant::NotParked) {
+                    continue;
+                }
                 let target = element.map_or(Target::Register, |element| Target::Member(element.into()));
                 self.parked.park(dot, Removal { key: self.cells.key.clone(), target });
                 continue;
@@ -373,6 +377,9 @@ impl Slot<'_> {
             let closed = arrived && part.contribution.is_none_or(|e| e.birth != birth);
             if !closed {
                 part.reset(Tally { birth, p: baseline.p, n: baseline.n });
+                if mutant::is(Mutant::DroppedAtReset) && part.standing().is_none() {
+                    part.close(birth);
+                }
             }
         });
     }

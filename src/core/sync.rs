@@ -15,6 +15,7 @@ use tidings_proto::{Block, Message, Run, SeenEntries, bounds as wire};
 
 use super::bounds;
 use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
+use super::mutant::{self, Mutant};
 use super::pull::{GRACE, Source};
 use super::replica::Replica;
 use super::snapshot::{Begun, SnapshotId, Step};
@@ -309,7 +310,7 @@ impl Gossip {
     fn on_context(
         &mut self,
         now: Now,
-        replica: &Replica,
+        replica: &mut Replica,
         from: LinkId,
         id: u64,
         seen: SeenEntries,
@@ -318,6 +319,9 @@ impl Gossip {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
         match replica.state().staged(&seen, &parked) {
             Ok(staged) => {
+                if mutant::is(Mutant::SeenTooEarly) {
+                    replica.unite_seen(&seen);
+                }
                 incoming.context = Some((staged, seen, parked));
                 incoming.deadline = now.mono + MERGE_PATIENCE;
                 incoming.granted = bounds::BLOCK_CREDIT;

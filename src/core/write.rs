@@ -8,6 +8,7 @@ use tidings_proto::{Edit, Op, bounds as wire};
 
 use super::actors::{ActorIx, ShortDot};
 use super::bounds;
+use super::mutant::{self, Mutant};
 use super::replica::Replica;
 use super::state::Cells;
 use super::view::{Kind, StringView, View};
@@ -160,6 +161,9 @@ impl Replica {
         // One op, so that no reader sees the key gone in between.
         let mut edits = self.counter_edits(cells, Counter::Pn);
         edits.extend(self.counter_edits(cells, Counter::G));
+        if mutant::is(Mutant::SetWithoutReset) {
+            edits.clear();
+        }
         edits.extend(clear(cells));
         edits.push(Edit::Write { supersedes: live_versions(cells), value });
         self.clock.observe(greatest.unwrap_or_default(), wall);
@@ -303,6 +307,7 @@ impl Replica {
         let standing = parts.and_then(|parts| parts.get(self.own)).filter(|part| part.standing().is_some());
         let (birth, p, n) = match standing.and_then(|part| part.contribution) {
             Some(e) => (e.birth, e.p, e.n),
+            None if mutant::is(Mutant::NoBirths) => (1, 0, 0),
             None => (self.own_seq() + 1, 0, 0),
         };
         let (p, n) = (p + u128::from(up), n + u128::from(down));

@@ -4,7 +4,8 @@ use rand::RngExt;
 use tidings::core::bounds;
 
 use crate::dump::{Dump, differ, dump};
-use crate::names::{Seen, at, equal, within};
+use crate::names::{Seen, equal, within};
+use crate::readers::Shown;
 use crate::world::{Check, Due, World};
 
 impl World {
@@ -65,6 +66,13 @@ impl World {
         }
         if dump.parked != parked {
             return Err(format!("I4: {who} parks {:?}, the oracle {parked:?}", dump.parked));
+        }
+        let state = self.processes[slot].life.as_ref().expect("just dumped").engine.replica().state();
+        for (key, standing) in &stand {
+            let (shows, should) = (Shown::of(state, key), Shown::by(standing, &self.names));
+            if shows != should {
+                return Err(format!("P2: {who} shows {shows:?}, it should {should:?}"));
+            }
         }
         Ok(())
     }
@@ -162,7 +170,6 @@ impl World {
                 gossip.counts(),
             ));
         }
-        let _ = at;
         words.join("\n    ")
     }
 }

@@ -31,6 +31,9 @@ impl World {
         let slot = running[self.rng.clients.random_range(0..running.len())];
         let many = self.rng.clients.random_range(1..=3);
         let before = self.history.len();
+        if self.rng.clients.random_ratio(1, 8) {
+            self.race(&running)?;
+        }
         for _ in 0..many {
             self.ask(slot)?;
         }
@@ -59,6 +62,17 @@ impl World {
             self.push(soon, Due::Sync { slot, life: id });
         } else {
             raise(&mut self.promised, actor, seq);
+        }
+        Ok(())
+    }
+
+    /// All write the same key at one moment, with equal stamps if their clocks agree.
+    fn race(&mut self, slots: &[usize]) -> Check {
+        for slot in slots {
+            let value = format!("race {}", self.facts.writes).into_bytes();
+            let write = Write::Set { key: b"k0", value: &value };
+            self.write_one(*slot, write, &What::Write(value.clone()))?;
+            self.finish_batch(*slot)?;
         }
         Ok(())
     }
@@ -94,6 +108,10 @@ impl World {
             }
             _ => (Write::Flush, What::Delete),
         };
+        self.write_one(slot, write, &what)
+    }
+
+    fn write_one(&mut self, slot: usize, write: Write<'_>, what: &What) -> Check {
         let context = self.seen(slot);
         let (mono, wall) = (self.now, self.wall(slot));
         let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
@@ -102,17 +120,11 @@ impl World {
         let result = life.engine.write(now, write);
         self.facts.writes += 1;
         self.facts.refusals += u64::from(result.is_err());
-        self.say(|| {
-            format!(
-                "{} is asked for {what:?} of {}: {result:?}",
-                self.called(slot),
-                String::from_utf8_lossy(key)
-            )
-        });
-        self.record(slot, first, &what, context)
+        self.say(|| format!("{} is asked for {write:?}: {result:?}", self.called(slot)));
+        self.record(slot, first, what, context)
     }
 
-    /// Tells the oracle of the ops that a write became. All but the last make room.
+    /// Tells the oracle of the ops that a write became.
     fn record(&mut self, slot: usize, first: u64, what: &What, mut context: Seen) -> Check {
         let Some(life) = &self.processes[slot].life else { return Ok(()) };
         let replica = life.engine.replica();
@@ -125,9 +137,8 @@ impl World {
         for run in &runs {
             for item in run.iter() {
                 let (seq, op) = item.map_err(|error| error.to_string())?;
-                let what = if seq == last { what.clone() } else { What::Delete };
                 let stamp = Stamp(run.base.0 + op.stamp);
-                self.history.record((actor, seq), stamp, op.key, what, Rc::new(context.clone()))?;
+                self.history.record((actor, seq), stamp, op.key, what.clone(), Rc::new(context.clone()))?;
                 raise(&mut context, actor, seq);
             }
         }

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidings::core::parked;
 use tidings::core::state::{Cells, State};
 use tidings_proto::Counter;
 use tidings_proto::cell::Tally;
 
 use crate::names::{Ax, Dot, Seen};
-use crate::oracle::{Bytes, Parked, Stand, Standing, Target};
+use crate::oracle::{Bytes, Parked, Stand, Standing};
 
 /// A counter's part: contribution and baseline.
 type Part = (Option<Tally>, Option<Tally>);
@@ -26,16 +25,12 @@ pub struct Dump {
 /// that contradicts itself: a live dot that has not been seen, say (I3, I6).
 pub fn dump(state: &State, places: &[Ax], seen: Seen) -> Result<Dump, String> {
     let mut dump = Dump { seen, parked: BTreeSet::new(), stand: Stand::new(), parts: BTreeMap::new() };
-    for (dot, cell) in state.parked().iter() {
-        let target = match &cell.target {
-            parked::Target::Register => Target::Register,
-            parked::Target::Member(element) => Target::Member(element.to_vec()),
-            parked::Target::Set => Target::Set,
-        };
+    for (dot, removal) in state.parked().iter() {
         if state.has_seen(dot) {
             return Err("I4: a removal of a dot that has been seen is still parked".into());
         }
-        dump.parked.insert((cell.key.to_vec(), target, (places[dot.actor().index()], dot.seq())));
+        let target = removal.target.clone();
+        dump.parked.insert((removal.key.to_vec(), target, (places[dot.actor().index()], dot.seq())));
     }
     if dump.parked.len() != state.parked().len() {
         return Err("the count of parked removals is wrong".into());

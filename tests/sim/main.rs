@@ -8,12 +8,15 @@ mod args;
 mod checks;
 mod clients;
 mod dump;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod names;
 mod nemesis;
 mod net;
 mod oracle;
 mod plan;
 mod process;
+mod readers;
 mod run;
 mod shrink;
 mod wires;
@@ -69,6 +72,13 @@ fn suite() -> (usize, usize) {
     {
         let (failed, _) = many(profile, 1, schedules, &none, true);
         note(&format!("{}_{schedules}_schedules", profile.name()), failed == 0);
+    }
+    #[cfg(feature = "mutants")]
+    for hunted in mutants::hunt() {
+        let text = hunted.caught.as_ref().map_or(String::new(), |(schedule, by)| {
+            format!(" (schedule {schedule}: {})", by.lines().next().unwrap_or_default())
+        });
+        note(&format!("mutant_{:?}_is_caught{text}", hunted.mutant), hunted.caught.is_some());
     }
     outcome
 }

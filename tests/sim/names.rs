@@ -53,6 +53,10 @@ impl Names {
         self.list.len() - 1
     }
 
+    pub fn get(&self, ax: Ax) -> &Actor {
+        &self.list[ax]
+    }
+
     pub fn find(&self, actor: &Actor) -> Option<Ax> {
         self.places.get(actor).copied()
     }

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use tidings::core::parked::Target;
 use tidings_proto::{Counter, Stamp};
 
 use crate::names::{Ax, Dot, Seen, at, within};
@@ -32,6 +33,7 @@ pub enum What {
 }
 
 impl What {
+    /// Whether it takes the register, the counters and all elements.
     fn takes_key(&self) -> bool {
         matches!(self, What::Write(_) | What::Delete)
     }
@@ -42,15 +44,6 @@ impl What {
             _ => self.takes_key(),
         }
     }
-}
-
-/// What of a key a removal is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    Register,
-    Member(Bytes),
-    /// All elements, and of the dot's actor all dots up to it.
-    Set,
 }
 
 /// What readers can see of a key, with the dots that hold it there.
@@ -71,7 +64,7 @@ struct Effect {
     stamp: Stamp,
     what: What,
     context: Rc<Seen>,
-    /// The dots that it takes, and of what.
+    /// The dots that it takes, and of which cells; of a whole set, all of an actor up to that one.
     takes: Vec<(Target, Dot)>,
     /// Whose increments it takes, up to which number.
     takes_sums: Vec<(Counter, Ax, u64)>,
@@ -125,7 +118,7 @@ impl History {
         } else {
             for (element, dots) in standing.members.iter().filter(|(element, _)| what.takes_element(element))
             {
-                takes.extend(dots.iter().map(|dot| (Target::Member(element.clone()), *dot)));
+                takes.extend(dots.iter().map(|dot| (member(element), *dot)));
             }
         }
         let mut takes_sums = Vec::new();
@@ -161,18 +154,20 @@ impl History {
         (stand, parked)
     }
 
-    fn stand_key(&self, key: &[u8], seen: &[u64]) -> (Standing, Vec<(Target, Dot)>) {
+    fn stand_key(&self, key: &[u8], seen: &[u64]) -> (Standing, BTreeSet<(Target, Dot)>) {
         let Some(effects) = self.keys.get(key) else { return Default::default() };
         let here = |dot: &Dot| dot.1 <= at(seen, dot.0);
         let present: Vec<&Effect> = effects.iter().filter(|effect| here(&effect.dot)).collect();
         let mut taken: BTreeSet<(Target, Dot)> = BTreeSet::new();
-        let mut emptied: BTreeMap<Ax, u64> = BTreeMap::new();
+        let mut sets: BTreeMap<Ax, u64> = BTreeMap::new();
         let mut sums: BTreeMap<(Counter, Ax), u64> = BTreeMap::new();
         for effect in &present {
-            taken.extend(effect.takes.iter().cloned());
-            for (actor, last) in effect.takes.iter().filter(|(t, _)| *t == Target::Set).map(|(_, dot)| dot) {
-                let upto = emptied.entry(*actor).or_default();
-                *upto = (*upto).max(*last);
+            for (target, dot) in &effect.takes {
+                if *target == Target::Set {
+                    let upto = sets.entry(dot.0).or_default();
+                    *upto = (*upto).max(dot.1);
+                }
+                taken.insert((target.clone(), *dot));
             }
             for (counter, actor, last) in &effect.takes_sums {
                 let upto = sums.entry((*counter, *actor)).or_default();
@@ -182,14 +177,14 @@ impl History {
         let standing = collect(
             &present,
             |element, dot| {
-                let target = element.map_or(Target::Register, |element| Target::Member(element.clone()));
-                element.is_some() && emptied.get(&dot.0).is_some_and(|upto| dot.1 <= *upto)
-                    || taken.contains(&(target, dot))
+                let emptied = sets.get(&dot.0).is_some_and(|upto| dot.1 <= *upto);
+                let target = element.map_or(Target::Register, member);
+                element.is_some() && emptied || taken.contains(&(target, dot))
             },
             |counter, dot| sums.get(&(counter, dot.0)).is_some_and(|last| dot.1 <= *last),
         );
-        let waits = taken.into_iter().filter(|(_, dot)| !here(dot));
-        (standing, waits.collect())
+        taken.retain(|(_, dot)| !here(dot));
+        (standing, taken)
     }
 
     /// What must stand where these have been seen; none where something between
@@ -219,6 +214,10 @@ impl History {
         }
         Some(stand)
     }
+}
+
+fn member(element: &Bytes) -> Target {
+    Target::Member(element[..].into())
 }
 
 fn collect(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rand::RngExt;
 use tidings::core::journal::{self, Entry, Meta};
+use tidings::core::mutant::{Mutant, is};
 use tidings::core::replica::Recovery;
 use tidings::core::snapshot::SnapshotId;
 use tidings::core::state::ApplyError;
@@ -44,6 +45,8 @@ pub struct Process {
     pub disk: MemDisk,
     pub life: Option<Life>,
     pub floor: Floor,
+    /// The greatest stamp that its log has; what it issues is greater.
+    pub stamp: Stamp,
     /// An older image of the disk.
     pub image: Option<(MemDisk, Floor)>,
     pub paused_until: u64,
@@ -147,7 +150,12 @@ impl World {
             Err(ReplayError::Disk(error)) => return self.start_later(slot, error),
             Err(error) => return Err(format!("{} cannot replay its log: {error:?}", self.called(slot))),
         }
-        let incarnation = self.rng.lives.random();
+        let mut incarnation = self.rng.lives.random();
+        if is(Mutant::SameIncarnation) {
+            // What a counter on the disk would say.
+            let known = recovered.actors().filter(|actor| actor.node == self.processes[slot].name);
+            incarnation = known.count() as u64 + 1;
+        }
         let actor = Actor { node: self.processes[slot].name.clone(), incarnation };
         let now = Now { mono: 0, wall };
         let seed = self.rng.lives.random();
@@ -261,10 +269,14 @@ impl World {
         effects: &mut Effects,
     ) -> Result<Outcome, String> {
         let context = Rc::new(context);
-        let gains = effects.records.iter().map(|record| self.gain(life, record, &context));
-        let gains = gains.collect::<Result<Vec<Seen>, String>>()?;
+        let gains = effects.records.iter().map(|record| self.gain(slot, life, record, &context));
+        let gains = gains.collect::<Result<Vec<(Seen, Stamp)>, String>>()?;
+        if is(Mutant::SentBeforeLogged) {
+            let sends = std::mem::take(&mut effects.sends);
+            self.dispatch(slot, life, sends)?;
+        }
         let busy = !effects.records.is_empty() || !effects.sends.is_empty();
-        for (record, gain) in effects.records.iter().zip(gains) {
+        for (record, (gain, stamp)) in effects.records.iter().zip(gains) {
             if let Some(death) = self.boundary(slot) {
                 return Ok(Outcome::Died(death));
             }
@@ -276,6 +288,8 @@ impl World {
                 Ok(lsn) => {
                     gain.iter().enumerate().for_each(|(actor, seq)| raise(&mut floor.least, actor, *seq));
                     life.gains.push_back((lsn, gain));
+                    let logged = &mut self.processes[slot].stamp;
+                    *logged = stamp.max(*logged);
                 }
                 Err(error) => {
                     self.say(|| format!("{} cannot append: {error}", self.called(slot)));
@@ -302,8 +316,14 @@ impl World {
 
     /// What a record adds to what a restart would know; own ops that no client
     /// asked for are told to the oracle.
-    fn gain(&mut self, life: &mut Life, record: &[u8], context: &Rc<Seen>) -> Result<Seen, String> {
-        let mut gain = Seen::new();
+    fn gain(
+        &mut self,
+        slot: usize,
+        life: &mut Life,
+        record: &[u8],
+        context: &Rc<Seen>,
+    ) -> Result<(Seen, Stamp), String> {
+        let (mut gain, mut greatest) = (Seen::new(), Stamp::default());
         for entry in journal::entries(record) {
             match entry.map_err(|error| format!("a record that nobody can read: {error}"))? {
                 Entry::Run(run) => {
@@ -315,6 +335,14 @@ impl World {
                     let mut context = context.clone();
                     for item in run.iter() {
                         let (seq, op) = item.map_err(|error| error.to_string())?;
+                        let stamp = Stamp(run.base.0 + op.stamp);
+                        if stamp <= self.processes[slot].stamp.max(greatest) {
+                            return Err(format!(
+                                "a smaller stamp: {} issued {stamp} again",
+                                self.called(slot)
+                            ));
+                        }
+                        greatest = stamp;
                         if seq <= self.history.issued(actor) {
                             continue;
                         }
@@ -324,7 +352,6 @@ impl World {
                         let mut own = (*context).clone();
                         raise(&mut own, actor, seq - 1);
                         context = Rc::new(own);
-                        let stamp = Stamp(run.base.0 + op.stamp);
                         let what = What::Close(counter);
                         self.history.record((actor, seq), stamp, op.key, what, context.clone())?;
                     }
@@ -344,7 +371,7 @@ impl World {
                 _ => {}
             }
         }
-        Ok(gain)
+        Ok((gain, greatest))
     }
 
     /// A place where a process may die.
@@ -447,6 +474,7 @@ impl World {
     /// A disk has lost something, as it may: what only it held is promised no longer.
     pub fn regress(&mut self, slot: usize, floor: Floor) {
         self.processes[slot].floor = floor;
+        self.processes[slot].stamp = Stamp::default();
         for actor in 0..self.promised.len() {
             let held = self.processes.iter().map(|process| at(&process.floor.least, actor)).max();
             self.promised[actor] = self.promised[actor].min(held.unwrap_or(0));

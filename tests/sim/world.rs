@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidings::engine::{Input, LinkId};
 use tidings::store::MemDisk;
-use tidings_proto::{Lane, Name};
+use tidings_proto::{Lane, Name, Stamp};
 
 use crate::names::{Names, Seen};
 use crate::net::Conn;
@@ -142,6 +142,7 @@ impl World {
             disk,
             life: None,
             floor,
+            stamp: Stamp::default(),
             image: None,
             paused_until: 0,
             held: false,

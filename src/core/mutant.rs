@@ -1,0 +1,99 @@
+//! Rules that the simulator switches off one at a time, to see that it notices.
+//!
+//! Without the feature `mutants`, which is for nothing else, [`is`] is false at
+//! compile time and nothing of this is left.
+
+/// A rule that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A life whose disk is an older image goes on under an incarnation that was used.
+    SameIncarnation,
+    /// A merge takes the union of both sides, whatever either has seen.
+    PlainUnion,
+    /// A contribution goes when it is reset, not when its owner closes it.
+    DroppedAtReset,
+    /// A contribution that begins anew has the old birth.
+    NoBirths,
+    /// A removal of what has not been seen is forgotten.
+    NotParked,
+    /// A parked removal takes a dot from all cells.
+    ParkedByDot,
+    /// A merge leaves out what the other side has parked.
+    ParkedLeftBehind,
+    /// A SET leaves the counters it saw.
+    SetWithoutReset,
+    /// Messages leave before the records that they rest on are written.
+    SentBeforeLogged,
+    /// A request that is not answered is waited for without end.
+    PatientPull,
+    /// Of versions with equal stamps the one that came last is shown.
+    TiesUnbroken,
+    /// A clock that was set back issues smaller stamps.
+    ClockGoesBack,
+    /// A merge's context is seen before its blocks have come.
+    SeenTooEarly,
+    /// A snapshot goes on over a merge.
+    SnapshotOverMerge,
+    /// A snapshot gives what there is when it comes to it.
+    SnapshotOfLater,
+    /// Ops of an actor are applied with gaps between.
+    GapsApplied,
+    /// What came ahead of its turn is left there when a merge brings the turn.
+    LeftAhead,
+    /// A stopped engine keeps to deadlines that it cannot meet.
+    StoppedSpins,
+}
+
+#[cfg(feature = "mutants")]
+mod active {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Breaks one rule on this thread, or none.
+    pub fn set(mutant: Option<Mutant>) {
+        ACTIVE.set(mutant);
+    }
+
+    /// Whether that rule is broken.
+    pub fn is(mutant: Mutant) -> bool {
+        ACTIVE.get() == Some(mutant)
+    }
+
+    impl Mutant {
+        /// All of them.
+        pub const ALL: [Self; 18] = [
+            Self::SameIncarnation,
+            Self::PlainUnion,
+            Self::DroppedAtReset,
+            Self::NoBirths,
+            Self::NotParked,
+            Self::ParkedByDot,
+            Self::ParkedLeftBehind,
+            Self::SetWithoutReset,
+            Self::SentBeforeLogged,
+            Self::PatientPull,
+            Self::TiesUnbroken,
+            Self::ClockGoesBack,
+            Self::SeenTooEarly,
+            Self::SnapshotOverMerge,
+            Self::SnapshotOfLater,
+            Self::GapsApplied,
+            Self::LeftAhead,
+            Self::StoppedSpins,
+        ];
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use active::{is, set};
+
+/// Whether that rule is broken: never.
+#[cfg(not(feature = "mutants"))]
+pub const fn is(_: Mutant) -> bool {
+    false
+}
