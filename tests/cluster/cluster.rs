@@ -179,7 +179,13 @@ impl Node {
     pub(crate) fn wait_up(&mut self) {
         wait_for(&format!("{} to answer", self.name), || {
             if let Some(status) = self.running.as_mut().and_then(Running::ended) {
-                panic!("{} ended ({status}):\n{}", self.name, self.log());
+                let log = self.log();
+                let last = log.lines().last().unwrap_or_default();
+                assert!(last.contains("in use"), "{} ended ({status}):\n{log}", self.name);
+                // Somebody looks whether the port is free, or had it for a moment.
+                self.running = None;
+                self.spawn();
+                return Err(last.to_owned());
             }
             let answer = |error: std::io::Error| error.to_string();
             http::admin(&self.admin(), "GET", "/v1/status", "").map_err(answer)?;

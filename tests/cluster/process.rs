@@ -92,21 +92,49 @@ pub(crate) fn free_port() -> u16 {
 
 /// A port such that it and those at these offsets are free.
 pub(crate) fn free_ports(offsets: &[u16]) -> u16 {
-    static GIVEN: LazyLock<Mutex<BTreeSet<u16>>> = LazyLock::new(Mutex::default);
-    let mut given = GIVEN.lock().unwrap_or_else(|e| e.into_inner());
+    static OURS: LazyLock<Mutex<Ports>> = LazyLock::new(|| Mutex::new(Ports::reserve()));
+    let mut ours = OURS.lock().unwrap_or_else(|e| e.into_inner());
     let free = |port: u16| {
         let address = ("127.0.0.1", port);
         TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
     };
-    for _ in 0..10_000 {
-        let base = rand::random_range(10_000..32_000);
-        let mut ports = offsets.iter().map(|offset| base + offset);
-        if ports.clone().all(|port| !given.contains(&port) && free(port)) {
-            given.extend(&mut ports);
+    for base in ours.first()..ours.first() + BLOCK {
+        let ports: Vec<u16> = offsets.iter().map(|offset| base + offset).collect();
+        if ports.iter().all(|port| ours.is_ours(*port) && free(*port)) {
+            ours.given.extend(ports);
             return base;
         }
     }
     panic!("no free ports");
+}
+
+/// How many ports a process that runs these tests has to itself.
+const BLOCK: u16 = 1_000;
+
+/// Ports that no other run of these tests uses at the same time.
+#[derive(Debug)]
+struct Ports {
+    /// Holds the first of them, and so stands for all.
+    guard: TcpListener,
+    given: BTreeSet<u16>,
+}
+
+impl Ports {
+    fn reserve() -> Self {
+        let mut blocks: Vec<u16> = (10_000..32_000).step_by(BLOCK.into()).collect();
+        let turn = std::process::id() as usize % blocks.len();
+        blocks.rotate_left(turn);
+        let guard = blocks.iter().find_map(|first| TcpListener::bind(("127.0.0.1", *first)).ok());
+        Self { guard: guard.expect("a block of ports is free"), given: BTreeSet::new() }
+    }
+
+    fn first(&self) -> u16 {
+        self.guard.local_addr().expect("it is bound").port()
+    }
+
+    fn is_ours(&self, port: u16) -> bool {
+        (self.first() + 1..self.first() + BLOCK).contains(&port) && !self.given.contains(&port)
+    }
 }
 
 /// A child that is killed with its owner, and stops by itself should the test be killed.
