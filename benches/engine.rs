@@ -11,7 +11,7 @@ use tidings_proto::{Actor, Name};
 fn main() {
     let actor = Actor { node: Name::new("a").unwrap(), incarnation: 1 };
     let now = Now { mono: 0, wall: 1_700_000_000_000 };
-    let mut e =
+    let mut engine =
         Engine::new(Recovery::new(HashKey(1, 2), 64 << 20), &actor, Settings::default(), 1, now).unwrap();
     let n = 1_000_000u64;
     let keys: Vec<String> = (0..100_000).map(|i| format!("key:{i:012}")).collect();

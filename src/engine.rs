@@ -106,6 +106,8 @@ pub enum Input {
 pub struct Effects {
     /// Append these to the log on disk, each whole.
     pub records: Vec<Vec<u8>>,
+    /// How many ops are in them.
+    pub ops: u64,
     /// Then send these.
     pub sends: Vec<(LinkId, Message)>,
     /// Hand these to whoever asked.
@@ -213,9 +215,10 @@ impl Engine {
         }
         replica.close_reset(now.wall);
         gossip.settle(now, replica);
+        let ops = replica.pending_ops();
         let records = replica.take_records();
         let Outbox { sends, answers, events } = gossip.take_outbox();
-        Effects { records, sends, answers, events }
+        Effects { records, ops, sends, answers, events }
     }
 
     /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.

@@ -283,6 +283,11 @@ impl Replica {
         }
     }
 
+    /// How many ops wait to be taken for the disk.
+    pub fn pending_ops(&self) -> u64 {
+        self.pending.iter().map(|(_, first, last)| last - first + 1).sum()
+    }
+
     /// Whether anything waits to be taken for the disk.
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty() || !self.entries.is_empty()

@@ -1,7 +1,7 @@
 //! Credentials and the TLS configurations made of them: TLS 1.3, both ends with a certificate of the one authority.
 //!
 //! What is checked where: TLS checks chain, validity and key usage; the names in the certificates are compared with
-//! the realm after the handshake and before any stream is served (see [`peer_identity`]). Host names are not looked at:
+//! the realm after the handshake and before any stream is served (`peer_identity`). Host names are not looked at:
 //! a node is who its certificate says, wherever it runs.
 
 use std::path::{Path, PathBuf};

@@ -142,6 +142,7 @@ impl Node {
         let written = committer.append(&effects.records).map_err(|error| self.fail(error.to_string()))?;
         if !effects.records.is_empty() {
             let bytes: usize = effects.records.iter().map(Vec::len).sum();
+            self.0.timings.commit_ops.record(effects.ops as f64);
             self.0.log_records.fetch_add(effects.records.len() as u64, Ordering::Relaxed);
             self.0.log_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }

@@ -45,8 +45,6 @@ pub struct ReplicaFacts {
     pub parked_removals: u64,
     /// Entries of the version vector.
     pub seen_entries: u64,
-    /// Estimated memory of all data, in bytes; 0 if not known.
-    pub memory_bytes: u64,
     /// Size of the log of recent ops in memory, in bytes.
     pub log_bytes: u64,
 }
@@ -121,6 +119,8 @@ pub struct ProcessFacts {
     pub start_time: u64,
     /// Whether the node is ready to serve.
     pub ready: bool,
+    /// Memory that the process holds, in bytes; 0 where the system does not say.
+    pub resident_bytes: u64,
 }
 
 /// Distributions, recorded as things happen. Those of the default record nothing.

@@ -376,14 +376,17 @@ impl Operator for Desk {
                 ops_waiting: gossip.ops_waiting(),
                 parked_removals: state.parked().len() as u64,
                 seen_entries: state.seen_entries().len() as u64,
-                memory_bytes: 0,
                 log_bytes: replica.log().bytes() as u64,
             },
             members,
             net: NetFacts { clock_offset_ms, ..net },
             store,
             resp: (self.resp)(),
-            process: ProcessFacts { start_time: node.about().started_at / 1_000, ready },
+            process: ProcessFacts {
+                start_time: node.about().started_at / 1_000,
+                ready,
+                resident_bytes: resident_bytes(),
+            },
         }
     }
 
@@ -519,3 +522,10 @@ impl Operator for Desk {
 
 /// Keys looked at under one lock.
 const SCAN_STEP: usize = 1_000;
+
+/// What the system says of the process's memory, in bytes.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

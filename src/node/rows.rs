@@ -68,7 +68,9 @@ fn version_rows(cells: &Cells, actors: &Actors, view: &View<'_>) -> Vec<VersionR
     }
     // What readers see first, then the latest.
     rows.sort_by_key(|row| std::cmp::Reverse((row.visible, row.time, row.logical, row.dot.clone())));
-    for member in cells.set().into_iter().flat_map(|set| set.members()) {
+    let mut members: Vec<_> = cells.set().into_iter().flat_map(|set| set.members()).collect();
+    members.sort_unstable_by_key(|member| member.element());
+    for member in members {
         for dot in member.dots() {
             let value = Value::Bytes(member.element().to_vec().into());
             let mut row = row(Kind::OrSet, value, actors, *dot);

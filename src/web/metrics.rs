@@ -107,8 +107,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.replica.parked_removals);
     Gauge "tidings_seen_entries", "Entries of the version vector: one for each incarnation that ever wrote.",
         |f, to| to.one(f.replica.seen_entries);
-    Gauge "tidings_data_memory_bytes", "Estimated memory of all data; 0 if not known.",
-        |f, to| to.one(f.replica.memory_bytes);
+    Gauge "tidings_resident_memory_bytes", "Memory that the process holds.",
+        |f, to| to.one(f.process.resident_bytes);
 
     Gauge "tidings_members", "Members, this node included, by state: alive, away or left.",
         |f, to| to.ways("state", [

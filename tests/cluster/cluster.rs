@@ -1,6 +1,6 @@
 //! A cluster of real nodes, each a process with a directory and ports of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::disk::Mounted;
 use super::http;
 use super::process::{
-    Outcome, Permit, Running, TIDINGS, copy_dir, free_port, outcome, tidings, wait_equal, wait_for,
+    Outcome, Permit, Running, TIDINGS, copy_dir, free_port, is_frozen, outcome, tidings, wait_equal,
+    wait_for, wait_until,
 };
 use super::resp::Redis;
 
@@ -23,6 +25,8 @@ pub(crate) const REALM: &str = "test";
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    /// File systems of its nodes: gone after them, and before the directory.
+    pub(crate) mounts: Vec<Mounted>,
     pub(crate) dir: TempDir,
     _permit: Permit,
 }
@@ -63,7 +67,7 @@ impl Cluster {
         for node in &mut nodes {
             node.join = all.iter().filter(|seed| **seed != node.quic.to_string()).cloned().collect();
         }
-        Self { nodes, dir, _permit: permit }
+        Self { nodes, mounts: Vec::new(), dir, _permit: permit }
     }
 
     /// Starts `count` nodes, and waits until each has a link to each.
@@ -102,9 +106,13 @@ impl Cluster {
             let (first, dump) = dumps.next().ok_or("no node is up")?;
             for (other, theirs) in dumps {
                 if theirs != dump {
-                    let differs = dump.iter().find(|(key, row)| theirs.get(*key) != Some(*row));
+                    let keys = dump.keys().chain(theirs.keys());
+                    let differ: BTreeSet<_> = keys.filter(|key| theirs.get(*key) != dump.get(*key)).collect();
                     let (here, there) = (dump.len(), theirs.len());
-                    return Err(format!("{first}: {here} keys, {other}: {there}, {differs:?}"));
+                    let logs: String = self.up().map(Node::last_words).collect();
+                    return Err(format!(
+                        "{first}: {here} keys, {other}: {there}, differ: {differ:?}\n{logs}"
+                    ));
                 }
             }
             Ok(dump)
@@ -191,6 +199,17 @@ impl Node {
         self.running.as_ref().expect("it is up").signal(signal);
     }
 
+    /// Stops all its threads; [`Node::thaw`] has them go on.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        wait_until("the process to stand still", || is_frozen(self.id()));
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Waits for the end of a process that was told to stop.
     #[track_caller]
     pub(crate) fn wait_down(&mut self) -> ExitStatus {
@@ -234,6 +253,15 @@ impl Node {
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The end of its log and its metrics, for messages.
+    fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let metrics: String =
+            self.metrics().iter().map(|(series, value)| format!("{series} {value}\n")).collect();
+        format!("{}:\n{}\n{metrics}", self.name, lines[lines.len().saturating_sub(20)..].join("\n"))
     }
 
     /// A copy of its directory as it is now.

@@ -121,11 +121,11 @@ fn wait_counts_the_peers_that_hold_a_write() {
     let mut redis = cluster.nodes[0].redis();
     assert_eq!(redis.call(&["SET", "k", "v"]), ok());
     assert_eq!(redis.int(&["WAIT", "2", "30000"]), 2);
-    cluster.nodes[2].signal(rustix::process::Signal::STOP);
+    cluster.nodes[2].freeze();
     assert_eq!(redis.call(&["SET", "k", "w"]), ok());
     assert_eq!(redis.int(&["WAIT", "1", "30000"]), 1);
     assert_eq!(redis.int(&["WAIT", "2", "100"]), 1);
-    cluster.nodes[2].signal(rustix::process::Signal::CONT);
+    cluster.nodes[2].thaw();
     assert_eq!(redis.int(&["WAIT", "2", "30000"]), 2);
     cluster.nodes[1].terminate();
     wait_equal("the links", &vec!["n3".to_owned()], || cluster.nodes[0].linked());

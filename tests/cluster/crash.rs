@@ -83,13 +83,13 @@ fn a_node_killed_amid_100_000_writes_loses_none_and_catches_up_exactly() {
     let flood = Flood::start(&cluster.nodes[2], 100_000);
     wait_until("a part of the flood", || flood.acknowledged() > 20_000);
     // The others miss what follows.
-    cluster.nodes[..2].iter().for_each(|node| node.signal(Signal::STOP));
+    cluster.nodes[..2].iter().for_each(Node::freeze);
     let before = flood.acknowledged();
     wait_until("more of the flood", || flood.acknowledged() > before + 20_000);
     cluster.nodes[2].kill();
     let acknowledged = flood.end();
     assert!(acknowledged < 100_000, "it was killed too late");
-    cluster.nodes[..2].iter().for_each(|node| node.signal(Signal::CONT));
+    cluster.nodes[..2].iter().for_each(Node::thaw);
 
     let missed: Vec<_> =
         (0..700).map(|i| command(&["SADD", &format!("missed:{}", i % 7), &i.to_string()])).collect();

@@ -94,7 +94,8 @@ fn a_file_that_cannot_grow() {
 }
 
 /// A file system of so many megabytes, gone when dropped.
-struct Mounted(PathBuf);
+#[derive(Debug)]
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(at: &Path, megabytes: u32) -> Option<Self> {
@@ -124,6 +125,7 @@ fn a_full_disk() {
         eprintln!("skipped: mounting a small file system takes root");
         return;
     };
+    cluster.mounts.push(mounted);
     copy_dir(&certificates, &dir);
     cluster.start_all();
     cluster.wait_linked();
@@ -131,9 +133,9 @@ fn a_full_disk() {
     assert!(acknowledged > 100, "{acknowledged}: {why}");
     assert_eq!(cluster.nodes[1].redis().call(&["SET", "meanwhile", "there"]), ok());
     assert_reads_only(&cluster.nodes[0], acknowledged, &why);
+    let mounted = &cluster.mounts[0];
     restart(&mut cluster.nodes[0], || mounted.resize(200));
     assert_whole(&mut cluster, acknowledged);
-    drop(cluster);
 }
 
 #[test]
@@ -145,18 +147,18 @@ fn no_room_to_start() {
         eprintln!("skipped: mounting a small file system takes root");
         return;
     };
+    cluster.mounts.push(mounted);
     copy_dir(&certificates, &dir);
     std::fs::write(dir.join("ballast"), vec![1; 900 << 10]).unwrap();
     let node = &mut cluster.nodes[0];
     let error = tidings_run(node).refused(1);
     assert!(error.contains("No space left"), "{error}");
-    mounted.resize(50);
+    cluster.mounts[0].resize(50);
     node.start();
     wait_for("a write", || match node.redis().call(&["SET", "k", "v"]) {
         Reply::Simple(_) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    drop(cluster);
 }
 
 fn tidings_run(node: &Node) -> super::process::Outcome {

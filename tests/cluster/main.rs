@@ -3,6 +3,8 @@
 //! Every test has a cluster, a directory and ports of its own. Nothing here sleeps for a fixed
 //! time: a test waits for a condition, and says what was the case if the time is up.
 
+#![allow(clippy::disallowed_methods, reason = "real processes in real time")]
+
 mod cluster;
 mod http;
 mod process;

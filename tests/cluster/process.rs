@@ -169,9 +169,19 @@ pub(crate) fn signal(id: u32, signal: Signal) {
 
 /// Whether there is such a process that runs; one that has ended and waits to be asked for does not.
 pub(crate) fn is_alive(id: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-    state.is_some_and(|state| state != b'Z' && state != b'X')
+    state(Path::new(&format!("/proc/{id}"))).is_some_and(|state| state != b'Z' && state != b'X')
+}
+
+/// Whether every thread of a process has been stopped: they stop one by one.
+pub(crate) fn is_frozen(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).expect("the process is there");
+    threads.flatten().all(|thread| state(&thread.path()) == Some(b'T'))
+}
+
+/// The state of a process or thread, as `ps` has it.
+fn state(proc: &Path) -> Option<u8> {
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0])
 }
 
 fn clean(command: &mut Command) {

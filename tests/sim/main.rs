@@ -1,6 +1,7 @@
 //! The simulator: the production engine, encoders and store format in a world with one
 //! seed. Same seed, same run, byte for byte. See README.md in this directory.
 
+#![allow(clippy::disallowed_methods, reason = "the runner counts real time; the world it runs does not")]
 #![allow(unreachable_pub, reason = "a test is one crate with nobody outside")]
 
 mod args;

@@ -93,7 +93,7 @@ fn escapes(file: &File) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut from = 0;
     while let Some(at) = file.code[from..].find("super::").map(|at| from + at) {
-        let chain = file.code[at..].as_bytes().chunks(7).take_while(|part| *part == b"super::").count();
+        let chain = file.code.as_bytes()[at..].chunks(7).take_while(|part| *part == b"super::").count();
         let nested = usize::from(file.code[..at].contains("mod tests {"));
         if chain >= deep + nested {
             complaints.push(file.at(at, "`super` leaves the room; write `crate::`"));
