@@ -40,7 +40,7 @@ pub struct Received {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replica {
     pub(super) state: State,
     pub(super) own: ActorIx,
@@ -245,7 +245,7 @@ impl Replica {
         seen: SeenEntries,
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
-    ) -> Result<(), TooManyActors> {
+    ) -> Result<(), ApplyError> {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
         self.state.merge(staged)?;

@@ -15,7 +15,7 @@ use tidings_proto::{Actor, Counter, Seen, Stamp};
 use crate::dump::{Bytes, Dot, Parked, Stand, Standing};
 
 /// What an op does, in a user's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum What {
     /// A register's value; takes all else of the key.
     Write(Bytes),

@@ -1,0 +1,143 @@
+//! Failing scenarios of a review, each to be mended and kept as a test of its room.
+#![allow(clippy::all, unused)]
+use tidings::core::replica::Recovery;
+use tidings::core::table::HashKey;
+use tidings::engine::*;
+use tidings_proto::message::*;
+use tidings_proto::*;
+
+fn actor(n: &str) -> Actor {
+    Actor { node: n.parse().unwrap(), incarnation: 7 }
+}
+fn now(s: u64) -> Now {
+    Now { mono: s * 1_000_000, wall: 1_700_000_000_000 + s * 1000 }
+}
+fn engine(n: &str) -> Engine {
+    Engine::new(Recovery::new(HashKey(1, 2), 64 << 20), &actor(n), Settings::default(), 1, now(1)).unwrap()
+}
+fn hello(n: &str) -> Hello {
+    Hello {
+        versions: (1, 1),
+        realm: "r".parse().unwrap(),
+        actor: actor(n),
+        zone: String::new(),
+        addresses: vec![],
+        clock: 1_700_000_000_000,
+    }
+}
+fn up(e: &mut Engine, id: u64, n: &str) {
+    e.handle(now(1), Input::LinkUp { link: LinkId(id), hello: hello(n) });
+    e.take_effects(now(1));
+}
+fn msg(e: &mut Engine, id: u64, m: Message) {
+    e.handle(now(2), Input::Message { link: LinkId(id), message: m });
+}
+fn entries(n: &str, seq: u64) -> SeenEntries {
+    let a = actor(n);
+    SeenEntries::from_sorted([(&a, seq)])
+}
+
+#[test]
+fn b_keys_answer() {
+    let mut e = engine("a");
+    up(&mut e, 1, "b");
+    let v = vec![1u8; 9 << 20];
+    for k in [b"k1", b"k2"] {
+        e.write(now(1), Write::Set { key: k, value: &v }).unwrap();
+    }
+    e.take_effects(now(1));
+    msg(
+        &mut e,
+        1,
+        Message::Pull(Pull::Keys {
+            id: 1,
+            keys: vec![b"k1".to_vec().into(), b"k2".to_vec().into()],
+            cursor: 0,
+            names_only: false,
+        }),
+    );
+    for (_, m) in e.take_effects(now(2)).sends {
+        tidings_proto::frame::encode_message(&m);
+    }
+}
+
+#[test]
+fn c_batch_answer() {
+    let mut b = engine("b");
+    for n in 0..970u32 {
+        b.write(now(1), Write::Set { key: &n.to_le_bytes(), value: &[7; 1000] }).unwrap();
+    }
+    let (runs, _) = b.replica().log().read(b.replica().own(), 1, 970, 4 << 20, b.replica().state().actors());
+    let mut a = engine("a");
+    up(&mut a, 1, "b");
+    msg(&mut a, 1, Message::Push(Push { have: SeenEntries::default(), runs }));
+    a.write(now(1), Write::Set { key: b"big", value: &vec![1u8; 16 << 20] }).unwrap();
+    up(&mut a, 2, "c");
+    let r = |n: &str, last| Range { actor: actor(n), first: 1, last };
+    msg(&mut a, 2, Message::Pull(Pull::Ops { id: 1, ranges: vec![r("b", 970), r("a", 1)] }));
+    for (_, m) in a.take_effects(now(2)).sends {
+        tidings_proto::frame::encode_message(&m);
+    }
+}
+
+fn node() -> (tempfile::TempDir, tidings::node::Node) {
+    let d = tempfile::tempdir().unwrap();
+    let o = tidings::node::Options {
+        data_dir: d.path().to_owned(),
+        node: "a".parse().unwrap(),
+        realm: "r".parse().unwrap(),
+        zone: String::new(),
+        advertise: vec![],
+        settings: Settings::default(),
+        fsync: Default::default(),
+        log_memory: 1 << 20,
+        checkpoint_bytes: 1 << 30,
+        store: Default::default(),
+    };
+    let n = tidings::node::Node::open(o, Default::default()).unwrap();
+    (d, n)
+}
+
+#[test]
+fn d_acknowledged_after_stop() {
+    let (_d, n) = node();
+    n.lock().write(n.now(), Write::Set { key: b"k", value: b"v" }).unwrap();
+    n.lock().stop("the disk failed".into());
+    assert!(n.commit().is_err(), "a write that no log holds was acknowledged");
+}
+
+#[test]
+fn f_slots() {
+    let mut e = engine("a");
+    for id in 1..=5 {
+        up(&mut e, id, &format!("p{id}"));
+        msg(&mut e, id, Message::Sync(Sync::Merge { id: 1 }));
+    }
+    e.take_effects(now(2));
+    e.handle(now(10_000), Input::Tick);
+    e.take_effects(now(10_000));
+    assert!(e.begin_checkpoint().is_some(), "no checkpoint for hours");
+}
+
+#[test]
+fn h_hello_clock() {
+    let mut e = engine("a");
+    let mut h = hello("b");
+    h.clock = 1 << 63;
+    e.handle(now(1), Input::LinkUp { link: LinkId(1), hello: h });
+}
+
+#[test]
+fn i_abort_of_the_other_direction() {
+    let mut a = engine("a");
+    up(&mut a, 1, "b");
+    msg(&mut a, 1, Message::Sync(Sync::Merge { id: 77 }));
+    a.take_effects(now(2));
+    msg(&mut a, 1, Message::Sync(Sync::Abort { id: 5, reason: String::new() }));
+    msg(&mut a, 1, Message::Sync(Sync::Credit { id: 77, blocks: 8 }));
+    let sends = a.take_effects(now(2)).sends;
+    assert!(
+        sends.iter().any(|(_, m)| matches!(m, Message::Sync(_))),
+        "an abort of session 5 ended session 77"
+    );
+}
