@@ -68,8 +68,9 @@ pub(super) fn file_name(first: Lsn) -> String {
 pub(super) fn parse_file_name(name: &str) -> Option<Lsn> {
     let first = name.strip_prefix("log-")?.strip_suffix(".seg")?;
     let number = first.parse().ok()?;
-    // A number of more digits than the name has room for would break the order of the names; it is not ours.
-    (number <= MAX_LSN && file_name(number) == name).then_some(number)
+    // Records are numbered from 1. A number of more digits than the name has room for would break the order of the
+    // names. Neither is ours.
+    ((1..=MAX_LSN).contains(&number) && file_name(number) == name).then_some(number)
 }
 
 impl SegmentHeader {
