@@ -17,7 +17,7 @@ use tidings_proto::message::Stats;
 use tidings_proto::{Actor, Hello, Message, Name};
 
 pub use crate::core::link::{Answer, Event, GossipCounts, LinkId, Now, Settings, Token};
-pub use crate::core::write::{Write, WriteError, Written};
+pub use crate::core::write::{Limits, Write, WriteError, Written};
 
 use crate::core::actors::TooManyActors;
 use crate::core::journal::Meta;
@@ -129,6 +129,7 @@ pub struct Engine {
     replica: Replica,
     gossip: Gossip,
     stopped: Option<String>,
+    out_of_memory: bool,
 }
 
 impl Engine {
@@ -144,13 +145,21 @@ impl Engine {
     ) -> Result<Self, TooManyActors> {
         let members = Members::new(recovery.members().filter(|member| member.node != actor.node).cloned());
         let replica = recovery.finish(actor, settings.max_clock_drift)?;
-        Ok(Self { replica, gossip: Gossip::new(settings, members, seed, now), stopped: None })
+        Ok(Self {
+            replica,
+            gossip: Gossip::new(settings, members, seed, now),
+            stopped: None,
+            out_of_memory: false,
+        })
     }
 
     /// Carries out a client's write, in one step.
     pub fn write(&mut self, now: Now, write: Write<'_>) -> Result<Written, WriteError> {
         if let Some(reason) = &self.stopped {
             return Err(WriteError::Stopped(reason.clone()));
+        }
+        if self.out_of_memory && !write.only_removes() {
+            return Err(WriteError::OutOfMemory);
         }
         self.replica.write(now.wall, write)
     }
@@ -234,6 +243,12 @@ impl Engine {
     /// The disk failed: from now on nothing is written, taken in or sent; reads go on.
     pub fn stop(&mut self, reason: String) {
         self.stopped.get_or_insert(reason);
+    }
+
+    /// Whether the process holds more memory than it may: then clients' writes are
+    /// refused that do not free any; what peers send is taken in all the same.
+    pub fn set_out_of_memory(&mut self, yes: bool) {
+        self.out_of_memory = yes;
     }
 
     /// Why writes have stopped, if they have.

@@ -179,6 +179,12 @@ fn options(config: &Config, node: tidings_proto::Name, realm: tidings_proto::Nam
         settings: engine_settings(config),
         fsync: config.fsync,
         log_memory: config.log_memory.0 as usize,
+        limits: engine::Limits {
+            key: config.max_key_size.0 as usize,
+            element: config.max_element_size.0 as usize,
+            value: config.max_value_size.0 as usize,
+        },
+        max_memory: config.max_memory.0,
         checkpoint_bytes: config.checkpoint_size.0,
         store: store::Options {
             segment_bytes: config.segment_size.0,

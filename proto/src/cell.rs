@@ -202,6 +202,14 @@ pub(crate) fn check_sums(what: &'static str, counter: Counter, n: u128) -> Resul
 }
 
 impl ParkedState {
+    /// Bytes of the key and the element.
+    pub fn size(&self) -> usize {
+        match &self.target {
+            ParkedTarget::Member(element) => self.key.len() + element.len(),
+            ParkedTarget::Register | ParkedTarget::Set => self.key.len(),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
         bound("key", self.key.len(), bounds::KEY)?;
         if let ParkedTarget::Member(element) = &self.target {

@@ -114,7 +114,7 @@ knobs! {
     fanout: u32 = "3",
     /// How far ahead of the own clock a remote timestamp may pull this node's timestamps. No write is refused for it.
     max_clock_drift: Duration = "500ms",
-    /// Size of recent ops kept in memory for peers that lack them. Beyond it they are read from the disk.
+    /// Size of recent ops kept in memory for peers that lack them. A peer that lacks older ones gets whole states.
     log_memory: Size = "64MiB",
     /// Size of the log on disk. A member that was away while more was written catches up by comparing whole states.
     log_disk: Size = "1GiB",
@@ -126,7 +126,7 @@ knobs! {
     checkpoint_size: Size = "256MiB",
     /// Most Redis clients at once; further ones get an error and are closed.
     max_clients: u32 = "10000",
-    /// Size of all data in memory above which writes are refused with Redis's OOM error; reads and deletes go on.
+    /// Memory of the process above which writes are refused with Redis's OOM error; reads and deletes go on.
     /// 0 for no limit.
     max_memory: Size = "0",
     /// Longest key that a client may write.

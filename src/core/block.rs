@@ -167,7 +167,7 @@ impl State {
         for removal in parked {
             if removal.seq == 0
                 || removal.seq > super::bounds::SEQ
-                || !staged.parked.has_room(1, removal.key.len())
+                || !staged.parked.has_room(1, removal.size())
             {
                 return Err(malformed("a parked removal names a dot that cannot exist"));
             }

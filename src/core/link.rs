@@ -366,7 +366,7 @@ impl Gossip {
             syn: None,
             flight: None,
             answer_time: 100_000,
-            clock_offset: hello.clock as i64 - now.wall as i64,
+            clock_offset: hello.clock.min(1 << 62) as i64 - now.wall.min(1 << 62) as i64,
             since: now.mono,
         };
         assert!(self.links.len() < bounds::LINKS, "the live zone bounds its links");
@@ -442,7 +442,7 @@ impl Gossip {
         if self.sync_at <= now.mono {
             self.sync_round(now, replica);
         }
-        self.expire_merge(now);
+        self.expire_merges(now);
     }
 
     /// Draws the conclusions of what has happened: who is to be asked for what,

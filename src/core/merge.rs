@@ -14,13 +14,16 @@ use super::counter::{Part, Parts};
 use super::mutant::{self, Mutant};
 use super::register::Register;
 use super::set::Set;
-use super::state::{Cells, State};
+use super::state::{ApplyError, Cells, State};
 use super::view::Shape;
 
 impl State {
     /// Merges another state into this one, in one step. Running snapshots of
     /// this state are aborted: too much changes at once for them to follow.
-    pub fn merge(&mut self, other: &State) -> Result<(), TooManyActors> {
+    pub fn merge(&mut self, other: &State) -> Result<(), ApplyError> {
+        if !self.parked.has_room(other.parked.len(), other.parked.bytes()) {
+            return Err(ApplyError::ParkedFull);
+        }
         let places = self.places_of(&other.actors)?;
         let mut theirs = vec![0; self.actors.len()];
         for (at, place) in places.iter().enumerate() {

@@ -52,6 +52,11 @@ impl Parked {
         self.len
     }
 
+    /// Bytes of the keys and elements that they name.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether none is parked.
     pub fn is_empty(&self) -> bool {
         self.len == 0

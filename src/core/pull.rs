@@ -11,7 +11,7 @@ use super::bounds;
 use super::link::{Answer, Gossip, LinkId, Now, Token};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
-use super::state::ApplyError;
+use super::state::{ApplyError, Cells};
 
 /// How long the origin of an op, or the peer whose turn it is in an exchange,
 /// has to deliver before the op is asked for; microseconds.
@@ -295,8 +295,14 @@ impl Gossip {
                 missing.push(range.clone());
                 continue;
             }
+            let size: usize = read.iter().map(|run| run.ops.len()).sum();
+            if size > left && !runs.is_empty() {
+                // One op over the budget travels alone, in the next answer.
+                more = true;
+                break;
+            }
             more |= next <= last;
-            left = left.saturating_sub(read.iter().map(|run| run.ops.len()).sum());
+            left = left.saturating_sub(size);
             if ix == replica.own()
                 && let Some(link) = self.links.get_mut(&from)
             {
@@ -391,32 +397,39 @@ impl Gossip {
     }
 }
 
-/// Cells by name, or a page of all of them, as an answer.
+/// Weight of the cells of one key beyond which no answer holds them: with its
+/// frame it stays below the bulk lane's bound.
+const WHOLE: usize = wire::OP;
+
+/// Cells by name, or a page of all of them, as an answer. The cursor says where
+/// to go on: a position, or if keys were named the first of them that is left.
 pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bool) -> Answer {
     let state = replica.state();
     let mut builder = BlockBuilder::new(state.actors());
     let mut names = Vec::new();
-    let mut next = 0;
-    if keys.is_empty() {
-        for (hash, cells) in state.positions(cursor) {
-            if builder.size() + names.len() * 64 >= wire::BLOCK / 2 {
-                next = hash;
-                break;
-            }
-            match names_only {
-                true if cells.kinds().next().is_some() => {
-                    names.push(tidings_proto::KeyState { key: cells.key().to_vec(), cells: Vec::new() });
-                }
-                true => {}
-                false => builder.push_whole(cells),
-            }
+    let mut size = 0;
+    let mut add = |cells: &Cells| {
+        // What would not fit any answer is named, and its cells are left out.
+        let whole = !names_only && cells.weight() <= WHOLE;
+        let weight = if whole { cells.weight() } else { cells.key().len() + 64 };
+        if size > 0 && size + weight > wire::BATCH {
+            return false;
         }
-    } else {
-        for cells in keys.iter().filter_map(|key| state.get(key)) {
+        size += weight;
+        if whole {
             builder.push_whole(cells);
+        } else if cells.kinds().next().is_some() {
+            names.push(tidings_proto::KeyState { key: cells.key().to_vec(), cells: Vec::new() });
         }
-    }
+        true
+    };
+    let next = if keys.is_empty() {
+        state.positions(cursor).find(|(_, cells)| !add(cells)).map_or(0, |(hash, _)| hash)
+    } else {
+        let left = keys.iter().enumerate().find(|(_, key)| state.get(key).is_some_and(|cells| !add(cells)));
+        left.map_or(0, |(at, _)| at as u64)
+    };
     let block = builder.finish_as_one();
-    let keys = if names_only { names } else { block.keys };
+    let keys = block.keys.into_iter().chain(names).collect();
     Answer::Cells { actors: block.actors, keys, cursor: next }
 }

@@ -12,6 +12,7 @@ use super::journal::Entry;
 use super::oplog::OpLog;
 use super::state::{ApplyError, Cells, State};
 use super::table::HashKey;
+use super::write::Limits;
 
 /// Counts of what happened to ops, since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +56,7 @@ pub struct Replica {
     /// Own contributions that a received op has reset in full: to be closed.
     closable: Vec<Box<[u8]>>,
     counts: OpCounts,
+    pub(super) limits: Limits,
 }
 
 impl Replica {
@@ -80,6 +82,7 @@ impl Replica {
             entries: vec![Entry::Incarnation(actor.clone())],
             closable: Vec::new(),
             counts: OpCounts::default(),
+            limits: Limits::default(),
         })
     }
 
@@ -96,6 +99,16 @@ impl Replica {
     /// The recent ops, to set their bound.
     pub fn log_mut(&mut self) -> &mut OpLog {
         &mut self.log
+    }
+
+    /// Bounds what clients may write; the wire's own bounds stay.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let most = Limits::default();
+        self.limits = Limits {
+            key: limits.key.min(most.key),
+            element: limits.element.min(most.element),
+            value: limits.value.min(most.value),
+        };
     }
 
     /// The hybrid clock.
@@ -245,7 +258,7 @@ impl Replica {
         seen: SeenEntries,
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
-    ) -> Result<(), TooManyActors> {
+    ) -> Result<(), ApplyError> {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
         self.state.merge(staged)?;

@@ -63,6 +63,15 @@ impl Cells {
         }
     }
 
+    /// About how many bytes the cells take on the wire.
+    pub(super) fn weight(&self) -> usize {
+        let versions = self.register.versions().iter().map(|version| version.value.len() + 32);
+        let members = self.set.iter().flat_map(|set| set.members());
+        let members = members.map(|member| member.element().len() + 8 + 16 * member.dots().len());
+        let parts = [&self.pn, &self.g].into_iter().flatten().flat_map(|parts| parts.iter()).map(|_| 128);
+        self.key.len() + versions.chain(members).chain(parts).sum::<usize>()
+    }
+
     pub(super) fn counter_mut(&mut self, counter: Counter) -> &mut Parts {
         match counter {
             Counter::Pn => self.pn.get_or_insert_default(),

@@ -30,6 +30,9 @@ const YOUNG: u64 = 2_000_000;
 /// How long a context merge may be silent before it is given up; microseconds.
 const MERGE_PATIENCE: u64 = 15_000_000;
 
+/// How long the receiver of one may be silent: its patience, and time for blocks in flight; microseconds.
+const OUTGOING_PATIENCE: u64 = 60_000_000;
+
 /// The context merge that this node is receiving.
 #[derive(Debug)]
 struct Incoming {
@@ -49,6 +52,7 @@ struct Outgoing {
     snapshot: SnapshotId,
     sent: u32,
     credit: u32,
+    deadline: u64,
 }
 
 /// Context merges under way.
@@ -64,7 +68,8 @@ pub(super) struct Merges {
 
 impl Merges {
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
-        self.incoming.iter().map(|incoming| incoming.deadline)
+        let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
+        self.incoming.iter().map(|incoming| incoming.deadline).chain(outgoing)
     }
 }
 
@@ -129,8 +134,8 @@ impl Gossip {
             Sync::Ack2 { id: _, runs } => {
                 self.receive(now, replica, from, &runs);
             }
-            Sync::Merge { id } => self.on_merge(replica, from, id),
-            Sync::Credit { id, blocks } => self.on_credit(replica, from, id, blocks),
+            Sync::Merge { id } => self.on_merge(now, replica, from, id),
+            Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
             Sync::Context { id, seen, parked } => self.on_context(now, replica, from, id, seen, parked),
             Sync::Block { id, index, block } => self.on_block(now, from, id, index, block),
             Sync::End { id, blocks } => self.on_end(now, replica, from, id, blocks),
@@ -158,6 +163,8 @@ impl Gossip {
         let mut runs = Vec::new();
         if let Some(entries) = entries {
             self.absorb(replica, from, &entries);
+            // A version vector and ops must fit one message: a large one travels alone.
+            let credit = if ours.len() <= bounds::ANNOUNCED { credit } else { 0 };
             runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH));
             self.want(now, replica, from, Source::Sync);
         }
@@ -214,7 +221,12 @@ impl Gossip {
                 continue;
             }
             let (read, next) = replica.log().read(actor, known + 1, seen, left, state.actors());
-            left = left.saturating_sub(read.iter().map(|run| run.ops.len()).sum());
+            let size: usize = read.iter().map(|run| run.ops.len()).sum();
+            if size > left && !runs.is_empty() {
+                // One op over the budget travels alone: the peer pulls it.
+                break;
+            }
+            left = left.saturating_sub(size);
             if actor == replica.own() {
                 link.sent = link.sent.max(next - 1);
             }
@@ -245,11 +257,17 @@ impl Gossip {
         self.send(from, Message::Sync(Sync::Merge { id }));
     }
 
-    /// Gives up a session whose sender has gone silent.
-    pub(super) fn expire_merge(&mut self, now: Now) {
-        if self.merges.incoming.take_if(|incoming| incoming.deadline <= now.mono).is_some() {
+    /// Gives up sessions whose other side has gone silent.
+    pub(super) fn expire_merges(&mut self, now: Now) {
+        if let Some(Incoming { id, link, .. }) = self.merges.incoming.take_if(|i| i.deadline <= now.mono) {
             self.counts.merges_aborted += 1;
             self.merges.not_before = now.mono + 1_000_000;
+            self.send(link, Message::Sync(Sync::Abort { id, reason: "no answer in time".into() }));
+        }
+        let late = self.merges.outgoing.extract_if(.., |_, outgoing| outgoing.deadline <= now.mono);
+        for (link, Outgoing { id, snapshot, .. }) in late.collect::<Vec<_>>() {
+            self.merges.ended.push(snapshot);
+            self.send(link, Message::Sync(Sync::Abort { id, reason: "no credit in time".into() }));
         }
     }
 
@@ -263,21 +281,28 @@ impl Gossip {
         }
     }
 
-    fn on_merge(&mut self, replica: &mut Replica, from: LinkId, id: u64) {
+    /// One snapshot is left for the checkpoint, whoever else asks for one.
+    fn on_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
         if let Some(old) = self.merges.outgoing.remove(&from) {
             replica.end_snapshot(old.snapshot);
         }
-        let Some(Begun { id: snapshot, seen, parked }) = replica.begin_snapshot() else {
+        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS;
+        let begun = room.then(|| replica.begin_snapshot()).flatten();
+        let Some(Begun { id: snapshot, seen, parked }) = begun else {
             let reason = "too many snapshots are running".into();
             self.send(from, Message::Sync(Sync::Abort { id, reason }));
             return;
         };
-        self.merges.outgoing.insert(from, Outgoing { id, snapshot, sent: 0, credit: 0 });
+        self.merges.outgoing.insert(
+            from,
+            Outgoing { id, snapshot, sent: 0, credit: 0, deadline: now.mono + OUTGOING_PATIENCE },
+        );
         self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
     }
 
-    fn on_credit(&mut self, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
+    fn on_credit(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
         let Some(outgoing) = self.merges.outgoing.get_mut(&from).filter(|o| o.id == id) else { return };
+        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
         outgoing.credit = outgoing.credit.saturating_add(blocks).min(bounds::BLOCK_CREDIT);
         let mut sends = Vec::new();
         let mut over = false;
@@ -369,7 +394,7 @@ impl Gossip {
         let blocks = incoming.blocks.len();
         self.absorb(replica, from, &seen);
         if let Err(error) = replica.merge(&staged, seen, parked, incoming.blocks) {
-            self.misbehaved(from, error);
+            self.refuse_merge(now, from, id, &error.to_string());
             return;
         }
         self.counts.merges += 1;
@@ -385,7 +410,9 @@ impl Gossip {
             self.counts.merges_aborted += 1;
             self.merges.not_before = now.mono + 1_000_000;
         }
-        if let Some(outgoing) = self.merges.outgoing.remove(&from) {
+        if self.merges.outgoing.get(&from).is_some_and(|outgoing| outgoing.id == id)
+            && let Some(outgoing) = self.merges.outgoing.remove(&from)
+        {
             replica.end_snapshot(outgoing.snapshot);
         }
     }

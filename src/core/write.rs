@@ -95,6 +95,9 @@ pub enum WriteError {
         /// The bound in bytes.
         bound: usize,
     },
+    /// The process holds more memory than it may; what frees memory goes on.
+    #[error("the memory limit is reached")]
+    OutOfMemory,
     /// The disk failed and the node takes no writes until it is restarted, or another
     /// process writes as this incarnation and the node has not begun another yet.
     #[error("writes have stopped: {0}")]
@@ -106,6 +109,30 @@ pub enum WriteError {
 struct Key<'a> {
     name: &'a [u8],
     hash: u64,
+}
+
+/// The longest names and values that clients may write, in bytes; never over the wire's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest key.
+    pub key: usize,
+    /// Longest element.
+    pub element: usize,
+    /// Longest value.
+    pub value: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { key: wire::KEY, element: wire::ELEMENT, value: wire::VALUE }
+    }
+}
+
+impl Write<'_> {
+    /// Whether it only takes away, and so goes on where memory is short.
+    pub fn only_removes(&self) -> bool {
+        matches!(self, Write::Delete { .. } | Write::Remove { .. } | Write::Flush)
+    }
 }
 
 type Edits<'a> = SmallVec<[Edit<'a, ShortDot>; 1]>;
@@ -149,8 +176,8 @@ impl Replica {
     }
 
     fn set(&mut self, wall: u64, key: &[u8], value: &[u8]) -> Result<Written, WriteError> {
-        fit("key", key, wire::KEY)?;
-        fit("value", value, wire::VALUE)?;
+        fit("key", key, self.limits.key)?;
+        fit("value", value, self.limits.value)?;
         let key = self.find(key);
         let Some(cells) = self.cells(key) else {
             self.issue(wall, key, smallvec::smallvec![Edit::Write { supersedes: Dots::new(), value }]);
@@ -230,8 +257,8 @@ impl Replica {
     /// An add supersedes the adds it sees even if the element is there: a
     /// removal elsewhere that has not seen it must not take the element away.
     fn add(&mut self, wall: u64, key: &[u8], elements: &[&[u8]]) -> Result<Written, WriteError> {
-        fit("key", key, wire::KEY)?;
-        elements.iter().try_for_each(|element| fit("element", element, wire::ELEMENT))?;
+        fit("key", key, self.limits.key)?;
+        elements.iter().try_for_each(|element| fit("element", element, self.limits.element))?;
         let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::Set(_)))?;
         let mut adds = Edits::new();
@@ -271,7 +298,7 @@ impl Replica {
     }
 
     fn increment(&mut self, wall: u64, key: &[u8], by: i64) -> Result<Written, WriteError> {
-        fit("key", key, wire::KEY)?;
+        fit("key", key, self.limits.key)?;
         let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::Bytes(_) | View::Integer(_)))?;
         let string = self.cells(key).and_then(|cells| cells.string(&self.state.actors));
@@ -290,7 +317,7 @@ impl Replica {
     }
 
     fn g_increment(&mut self, wall: u64, key: &[u8], by: u64) -> Result<Written, WriteError> {
-        fit("key", key, wire::KEY)?;
+        fit("key", key, self.limits.key)?;
         let key = self.find(key);
         self.expect_kind(key, |view| matches!(view, View::GCounter(_)))?;
         let counter = self.cells(key).and_then(|cells| cells.counter(Counter::G));

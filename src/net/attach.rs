@@ -65,7 +65,7 @@ impl Handler for Attached {
             hello.addresses.push(link.remote_address().to_string());
         }
         // HELLO took half a round trip to arrive.
-        hello.clock += link.rtt().as_millis() as u64 / 2;
+        hello.clock = hello.clock.saturating_add(link.rtt().as_millis() as u64 / 2);
         self.links.write().insert(link.id(), link.clone());
         self.node.link_up(link.id(), hello);
         Ok(())

@@ -25,10 +25,13 @@ pub(super) struct Counts {
 
 impl Node {
     /// Writes a checkpoint whenever that many bytes have been logged since the
-    /// last, until the node stops. A thread of its own runs it.
-    pub(super) fn run_checkpoints(&self, every_bytes: u64) {
+    /// last, and minds the memory limit, until the node stops. A thread of its own runs it.
+    pub(super) fn run_checkpoints(&self, every_bytes: u64, max_memory: u64) {
         while !self.0.stopping.load(Ordering::Acquire) {
             self.0.checkpoints.look.wait(LOOK_EVERY);
+            if max_memory > 0 {
+                self.lock().set_out_of_memory(super::resident_bytes() > max_memory);
+            }
             if self.0.housekeeper.bytes_since_checkpoint() >= every_bytes
                 && !self.0.stopping.load(Ordering::Acquire)
             {

@@ -106,11 +106,17 @@ impl Node {
     pub fn commit(&self) -> Result<Ticket, CommitError> {
         let (ticket, effects) = {
             let mut committer = self.0.committer.lock();
-            let (effects, deadline) = {
+            let (effects, deadline, stopped) = {
                 let mut engine = self.lock();
                 let effects = engine.take_effects(self.now());
-                (effects, engine.deadline())
+                (effects, engine.deadline(), engine.stopped().map(str::to_owned))
             };
+            if let Some(reason) = stopped {
+                // What was applied since, or with the batch that failed, is not in the log.
+                drop(committer);
+                self.finish_effects(effects);
+                return Err(CommitError(reason));
+            }
             if deadline < self.0.slept_for.load(Ordering::Acquire) {
                 self.0.wake.notify_one();
             }
@@ -173,7 +179,10 @@ impl Node {
     }
 
     fn fail(&self, reason: String) -> CommitError {
-        tracing::error!(reason, "the log cannot be written: writes have stopped, reads go on");
+        // A node that was closed has no log any more: no news.
+        if !self.0.stopping.load(Ordering::Acquire) {
+            tracing::error!(reason, "the log cannot be written: writes have stopped, reads go on");
+        }
         self.lock().stop(reason.clone());
         self.0.synced.send_modify(|synced| synced.failed = Some(reason.clone()));
         CommitError(reason)
@@ -204,6 +213,13 @@ impl Node {
                 self.fail(error.to_string());
             }
         }
+    }
+
+    /// Syncs what there is and tells those who wait, before the log is closed.
+    pub(super) fn sync_last(&self) {
+        self.sync(&mut self.0.committer.lock());
+        let closed = "the node has been closed";
+        self.0.synced.send_modify(|synced| _ = synced.failed.get_or_insert(closed.into()));
     }
 
     fn sync_log(&self) -> io::Result<Lsn> {

@@ -106,6 +106,22 @@ fn wall_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Counts one who waits, for as long as it lives: waits may be given up at any point.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node").field("about", &self.0.about).finish_non_exhaustive()
@@ -148,20 +164,18 @@ impl Node {
         };
         let give_up = tokio::time::sleep(timeout);
         tokio::pin!(give_up);
-        self.0.waiting.fetch_add(1, Ordering::AcqRel);
-        let held = loop {
+        let _waiting = Waiting::new(&self.0.waiting);
+        loop {
             let acked = self.0.acked.notified();
             let held = holders();
             if held >= peers {
-                break held;
+                return held;
             }
             tokio::select! {
                 () = acked => {}
-                () = &mut give_up => break holders(),
+                () = &mut give_up => return holders(),
             }
-        };
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-        held
+        }
     }
 
     /// Changes the protocol's knobs.
@@ -187,8 +201,13 @@ impl Node {
     pub async fn run_timers(&self) {
         while !self.0.stopping.load(Ordering::Acquire) {
             self.report_dropped();
-            let deadline = self.lock().deadline();
-            self.0.slept_for.store(deadline, Ordering::Release);
+            let deadline = {
+                // Under the lock, so that whoever brings the deadline forward sees what is slept for.
+                let engine = self.lock();
+                let deadline = engine.deadline();
+                self.0.slept_for.store(deadline, Ordering::Release);
+                deadline
+            };
             let until = self.0.clock.epoch + Duration::from_micros(deadline);
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => self.handle(Input::Tick),
@@ -208,6 +227,7 @@ impl Node {
     pub fn close(&self) {
         // Should it fail, the next start recovers as after a crash.
         let _ = self.commit();
+        self.sync_last();
         self.0.stopping.store(true, Ordering::Release);
         self.0.sync_wanted.notify();
         self.0.checkpoints.look.notify();
@@ -320,4 +340,11 @@ impl Node {
             self.0.acked.notify_waiters();
         }
     }
+}
+
+/// What the system says of the process's memory, in bytes.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
 }

@@ -16,7 +16,7 @@ use super::{About, Clock, Inner, Node, wall_millis};
 use crate::core::replica::Recovery;
 use crate::core::state::ApplyError;
 use crate::core::table::HashKey;
-use crate::engine::{Engine, Settings};
+use crate::engine::{Engine, Limits, Settings};
 use crate::store::{self, DirLock, Fsync, OsDisk, Recovered, Store};
 
 /// What a node is opened with.
@@ -38,6 +38,10 @@ pub struct Options {
     pub fsync: Fsync,
     /// Bytes of recent ops kept in memory for peers that lack them.
     pub log_memory: usize,
+    /// The longest names and values that clients may write.
+    pub limits: Limits,
+    /// Memory of the process, in bytes, beyond which clients' writes are refused; 0 for no limit.
+    pub max_memory: u64,
     /// Bytes logged between checkpoints.
     pub checkpoint_bytes: u64,
     /// Bounds of the log on disk.
@@ -84,7 +88,8 @@ impl Node {
         let lock = DirLock::acquire(&options.data_dir)?;
         let disk = Arc::new(OsDisk::new(lock));
         let (store, recovery) = Store::open(disk, options.store.clone(), wall_millis())?;
-        let (engine, recovered) = recover(&options, recovery)?;
+        let (mut engine, recovered) = recover(&options, recovery)?;
+        engine.replica_mut().set_limits(options.limits);
         let clock = Clock { epoch: Instant::now() };
         let about = About {
             node: options.node,
@@ -125,17 +130,17 @@ impl Node {
         };
         let node = Self(Arc::new(inner));
         node.commit().map_err(|error| StartError::Write { dir: options.data_dir, reason: error.0 })?;
-        node.start_threads(options.checkpoint_bytes)?;
+        node.start_threads(options.checkpoint_bytes, options.max_memory)?;
         Ok(node)
     }
 
-    fn start_threads(&self, checkpoint_bytes: u64) -> std::io::Result<()> {
+    fn start_threads(&self, checkpoint_bytes: u64, max_memory: u64) -> std::io::Result<()> {
         let node = self.clone();
         std::thread::Builder::new().name("log-sync".into()).spawn(move || node.run_syncs())?;
         let node = self.clone();
         std::thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || node.run_checkpoints(checkpoint_bytes))?;
+            .spawn(move || node.run_checkpoints(checkpoint_bytes, max_memory))?;
         Ok(())
     }
 }

@@ -106,7 +106,25 @@ impl Desk {
         (gossip.ops_sent, engine.replica().counts().received, gossip.merges)
     }
 
+    /// One page of all keys; or all keys named, in as many answers as they need.
     async fn pull_page(&self, request: PullRequest) -> Result<Page, Refusal> {
+        let mut page = self.pull_some(request.clone()).await?;
+        let mut left = &request.keys[..];
+        while let (false, Some(cursor)) = (left.is_empty(), &page.cursor) {
+            let answered = parse_cursor(Some(cursor))? as usize;
+            left = left.get(answered.max(1)..).unwrap_or_default();
+            page.cursor = None;
+            if !left.is_empty() {
+                let rest = PullRequest { keys: left.to_vec(), cursor: None, ..request.clone() };
+                let more = self.pull_some(rest).await?;
+                page.keys.extend(more.keys);
+                page.cursor = more.cursor;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn pull_some(&self, request: PullRequest) -> Result<Page, Refusal> {
         let link = self.link_to(&request.peer)?;
         let cursor = parse_cursor(request.cursor.as_deref())?;
         let keys: Vec<Vec<u8>> = request.keys.into_iter().map(|key| key.0).collect();
@@ -122,18 +140,19 @@ impl Desk {
                     hidden: Vec::new(),
                     versions: Vec::new(),
                 };
-                let mut rows: Vec<KeyRow> = if names_only {
-                    keys.iter().map(name).collect()
-                } else {
-                    let state = scratch(actors, keys).map_err(|error| {
+                // A key too large for any answer comes as its name alone.
+                let (named, whole): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.cells.is_empty());
+                let mut rows: Vec<KeyRow> = named.iter().map(name).collect();
+                if !whole.is_empty() {
+                    let state = scratch(actors, whole).map_err(|error| {
                         Refusal::Unavailable(format!(
                             "{} answered what cannot be read: {error}",
                             request.peer
                         ))
                     })?;
                     let row = |cells| key_row(cells, state.actors(), Detail::Versions);
-                    state.cells().filter_map(row).collect()
-                };
+                    rows.extend(state.cells().filter_map(row));
+                }
                 rows.sort_by(|a, b| a.key.cmp(&b.key));
                 Ok(Page { keys: rows, cursor: (cursor != 0).then(|| cursor.to_string()) })
             }
@@ -179,7 +198,7 @@ impl Desk {
                 Refusal::Conflict(error.to_string())
             }
             WriteError::TooLong { .. } => Refusal::Invalid(error.to_string()),
-            WriteError::Stopped(_) => Refusal::Unavailable(error.to_string()),
+            WriteError::OutOfMemory | WriteError::Stopped(_) => Refusal::Unavailable(error.to_string()),
         };
         let write = |write: Write<'_>| self.node.lock().write(self.node.now(), write).map_err(refused);
         let written = match &change {
@@ -385,7 +404,7 @@ impl Operator for Desk {
             process: ProcessFacts {
                 start_time: node.about().started_at / 1_000,
                 ready,
-                resident_bytes: resident_bytes(),
+                resident_bytes: super::resident_bytes(),
             },
         }
     }
@@ -522,10 +541,3 @@ impl Operator for Desk {
 
 /// Keys looked at under one lock.
 const SCAN_STEP: usize = 1_000;
-
-/// What the system says of the process's memory, in bytes.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}

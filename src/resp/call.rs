@@ -90,6 +90,7 @@ impl From<WriteError> for Failure {
             WriteError::WrongKind(_) => Self::WrongKind,
             WriteError::NotAnInteger => Self::NotAnInteger,
             WriteError::Overflow => Self::err("increment or decrement would overflow"),
+            WriteError::OutOfMemory => Self::text("OOM command not allowed when used memory > 'maxmemory'."),
             WriteError::Stopped(_) => Self::text(format!("IOERR {error}")),
             other => Self::err(other),
         }

@@ -16,6 +16,8 @@ mod call;
 mod codec;
 mod commands;
 mod conn;
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod inline;
 mod number;

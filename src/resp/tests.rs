@@ -34,6 +34,8 @@ impl Home {
             fsync,
             log_memory: 1 << 20,
             checkpoint_bytes: 1 << 30,
+            limits: Default::default(),
+            max_memory: 0,
             store: store::Options { segment_bytes: 1 << 20, ..Default::default() },
         };
         Self { node: Node::open(options, Timings::default()).unwrap(), _dir: dir }
