@@ -1,15 +1,15 @@
 //! Kill -9 in the middle of writes; all nodes stopped and started.
 
-use std::io::Write;
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::cluster::{Cluster, Node};
-use super::process::{wait_equal, wait_until};
+use super::process::wait_equal;
 use super::resp::{Redis, bulk, encode, ok};
 
 const APPLIED: &str = "tidings_ops_applied_total{source=\"remote\"}";
@@ -19,52 +19,45 @@ fn command(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// Writes `key:0`, `key:1` and so on, all in one pipeline, and counts what is acknowledged until the end.
-struct Flood {
-    acknowledged: Arc<AtomicUsize>,
-    reader: JoinHandle<()>,
-    writer: JoinHandle<()>,
-}
+/// Most writes of a flood that are on their way at once.
+const ON_THEIR_WAY: usize = 5_000;
 
-impl Flood {
-    fn start(node: &Node, writes: usize) -> Self {
-        let Redis { mut reader, writer } = node.redis();
-        let acknowledged = Arc::new(AtomicUsize::new(0));
-        let count = acknowledged.clone();
-        let reader = std::thread::spawn(move || {
-            while let Ok(reply) = reader.reply() {
-                assert_eq!(reply, ok());
-                if count.fetch_add(1, Ordering::Release) + 1 == writes {
+/// Writes `key:0`, `key:1` and so on, pipelined, until all are acknowledged or the node ends.
+/// `watch` is told of each acknowledgement. Returns how many there were.
+fn flood(node: SocketAddr, writes: usize, mut watch: impl FnMut(usize)) -> usize {
+    let Redis { mut reader, writer } = Redis::connect(node).unwrap();
+    let (acknowledged, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for first in (0..writes).step_by(100) {
+                while first >= acknowledged.load(Ordering::Acquire) + ON_THEIR_WAY {
+                    if over.load(Ordering::Acquire) {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                if send(&writer, first..writes.min(first + 100)).is_err() {
                     return;
                 }
             }
         });
-        let writer = std::thread::spawn(move || flood(writer, writes));
-        Self { acknowledged, reader, writer }
-    }
-
-    fn acknowledged(&self) -> usize {
-        self.acknowledged.load(Ordering::Acquire)
-    }
-
-    /// How many were acknowledged in all.
-    fn end(self) -> usize {
-        self.writer.join().unwrap();
-        self.reader.join().unwrap();
-        self.acknowledged.load(Ordering::Acquire)
-    }
+        let mut count = 0;
+        while count < writes
+            && let Ok(reply) = reader.reply()
+        {
+            assert_eq!(reply, ok());
+            count += 1;
+            acknowledged.store(count, Ordering::Release);
+            watch(count);
+        }
+        over.store(true, Ordering::Release);
+        count
+    })
 }
 
-/// Ends when the node does.
-fn flood(mut to: TcpStream, writes: usize) {
-    for first in (0..writes).step_by(100) {
-        let some = first..writes.min(first + 100);
-        let bytes: Vec<u8> =
-            some.flat_map(|i| encode(&["SET", &format!("key:{i}"), &i.to_string()])).collect();
-        if to.write_all(&bytes).is_err() {
-            return;
-        }
-    }
+fn send(mut to: &TcpStream, writes: Range<usize>) -> io::Result<()> {
+    let set = |i: usize| encode(&["SET", &format!("key:{i}"), &i.to_string()]);
+    to.write_all(&writes.flat_map(set).collect::<Vec<u8>>())
 }
 
 /// Asserts that the node has the first `count` of the flood.
@@ -80,15 +73,13 @@ fn assert_has(node: &Node, count: usize) {
 #[test]
 fn a_node_killed_amid_100_000_writes_loses_none_and_catches_up_exactly() {
     let mut cluster = Cluster::start(3, &[]);
-    let flood = Flood::start(&cluster.nodes[2], 100_000);
-    wait_until("a part of the flood", || flood.acknowledged() > 20_000);
-    // The others miss what follows.
-    cluster.nodes[..2].iter().for_each(Node::freeze);
-    let before = flood.acknowledged();
-    wait_until("more of the flood", || flood.acknowledged() > before + 20_000);
-    cluster.nodes[2].kill();
-    let acknowledged = flood.end();
-    assert!(acknowledged < 100_000, "it was killed too late");
+    let acknowledged = flood(cluster.nodes[2].resp, 100_000, |count| match count {
+        // The others miss what follows.
+        30_000 => cluster.nodes[..2].iter().for_each(Node::freeze),
+        60_000 => cluster.nodes[2].kill(),
+        _ => {}
+    });
+    assert!((60_000..100_000).contains(&acknowledged), "{acknowledged}");
     cluster.nodes[..2].iter().for_each(Node::thaw);
 
     let missed: Vec<_> =
@@ -112,10 +103,12 @@ fn a_node_killed_amid_100_000_writes_loses_none_and_catches_up_exactly() {
 fn with_fsync_always_a_killed_node_has_every_acknowledged_write() {
     let mut cluster = Cluster::start(1, &["--fsync", "always"]);
     for round in 1..=3 {
-        let flood = Flood::start(&cluster.nodes[0], 20_000);
-        wait_until("a part of the flood", || flood.acknowledged() > 1_000 * round);
-        cluster.nodes[0].kill();
-        let acknowledged = flood.end();
+        let acknowledged = flood(cluster.nodes[0].resp, 20_000, |count| {
+            if count == 1_000 * round {
+                cluster.nodes[0].kill();
+            }
+        });
+        assert!((1_000..20_000).contains(&acknowledged), "{acknowledged}");
         cluster.nodes[0].start();
         assert_has(&cluster.nodes[0], acknowledged);
     }
