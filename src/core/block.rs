@@ -10,11 +10,14 @@ use tidings_proto::{
 };
 
 use super::actors::{ActorIx, Actors, ShortDot};
+use super::cells::{Cells, Changing};
 use super::counter::Parts;
+use super::fingerprint::Rows;
 use super::parked::{Parked, Removal, Target};
 use super::register::Version;
 use super::set::Set;
-use super::state::{ApplyError, Cells, State};
+use super::state::{ApplyError, State};
+use super::table::Named;
 use super::view::Shape;
 
 /// Gathers cells into blocks of about [`bounds::BLOCK`] bytes.
@@ -177,7 +180,8 @@ impl State {
                 ParkedTarget::Member(element) => Target::Member(element[..].into()),
                 ParkedTarget::Set => Target::Set,
             };
-            staged.parked.park(dot, Removal { key: removal.key[..].into(), target });
+            let rows = Rows { key: staged.hash_key, tags: &staged.tags };
+            staged.parked.park(rows, dot, Removal { key: removal.key[..].into(), target });
         }
         Ok(staged)
     }
@@ -194,53 +198,63 @@ impl State {
 
     fn load_key(&mut self, state: &KeyState, places: &[ActorIx]) -> Result<(), ApplyError> {
         let hash = self.cells.hash(&state.key);
-        let State { cells: table, seen, tallies, hash_key, .. } = self;
-        let live = |dot: &WireDot| {
-            let actor = places[dot.actor as usize];
-            if dot.seq > seen[actor.index()] {
-                return Err(malformed("a live dot is not in its context"));
-            }
-            Ok(ShortDot::new(actor, dot.seq))
-        };
+        let State { cells: table, seen, tallies, hash_key, tags, .. } = self;
+        let rows = Rows { key: *hash_key, tags };
         let cells = table.get_or_insert(hash, &state.key, || Cells::new(&state.key));
-        let before = Shape::of(cells);
-        for cell in &state.cells {
-            match cell {
-                CellState::Register(versions) => {
-                    for version in versions {
-                        let dot = live(&version.dot)?;
-                        cells.register.remove(dot);
-                        let value = version.value[..].into();
-                        cells.register.insert(Version { dot, stamp: version.stamp, value });
-                    }
-                }
-                CellState::Member(member) => {
-                    let set = cells.set.get_or_insert_with(|| Box::new(Set::new(*hash_key)));
-                    for dot in &member.dots {
-                        let dot = live(dot)?;
-                        set.remove(&member.element, dot);
-                        set.insert(&member.element, dot);
-                    }
-                }
-                CellState::Counter(part) => {
-                    let (actor, seen) = (places[part.actor as usize], &seen);
-                    if part.contribution.is_some_and(|e| e.birth > seen[actor.index()]) {
-                        return Err(malformed("a contribution is not in its context"));
-                    }
-                    cells.counter_mut(part.counter).change(actor, |ours| {
-                        part.contribution.into_iter().for_each(|e| ours.contribute(e));
-                        part.baseline.into_iter().for_each(|r| ours.reset(r));
-                    });
-                }
-            }
-        }
-        let gone = cells.tidy();
+        let (before, fingerprint) = (Shape::of(cells), cells.fingerprint());
+        let mut cells = Changing::new(cells, rows, hash);
+        let loaded = state.cells.iter().try_for_each(|cell| load_cell(&mut cells, cell, places, seen));
+        let cells = cells.finish();
+        let (after, gone) = (cells.fingerprint(), cells.is_blank());
         tallies.replace(&before, &Shape::of(cells));
+        table.note_change(hash, fingerprint, after);
         if gone {
             table.remove(hash, &state.key);
         }
-        Ok(())
+        loaded
     }
+}
+
+fn load_cell(
+    cells: &mut Changing<'_>,
+    cell: &CellState,
+    places: &[ActorIx],
+    seen: &[u64],
+) -> Result<(), ApplyError> {
+    let live = |dot: &WireDot| {
+        let actor = places[dot.actor as usize];
+        if dot.seq > seen[actor.index()] {
+            return Err(malformed("a live dot is not in its context"));
+        }
+        Ok(ShortDot::new(actor, dot.seq))
+    };
+    match cell {
+        CellState::Register(versions) => {
+            for version in versions {
+                let dot = live(&version.dot)?;
+                cells.remove_version(dot);
+                cells.insert_version(Version { dot, stamp: version.stamp, value: version.value[..].into() });
+            }
+        }
+        CellState::Member(member) => {
+            for dot in &member.dots {
+                let dot = live(dot)?;
+                cells.remove_member(&member.element, dot);
+                cells.insert_member(&member.element, dot);
+            }
+        }
+        CellState::Counter(part) => {
+            let actor = places[part.actor as usize];
+            if part.contribution.is_some_and(|e| e.birth > seen[actor.index()]) {
+                return Err(malformed("a contribution is not in its context"));
+            }
+            cells.change_part(part.counter, actor, |ours| {
+                part.contribution.into_iter().for_each(|e| ours.contribute(e));
+                part.baseline.into_iter().for_each(|r| ours.reset(r));
+            });
+        }
+    }
+    Ok(())
 }
 
 fn malformed(why: &str) -> ApplyError {

@@ -10,11 +10,13 @@ use tidings_proto::cell::Tally;
 use tidings_proto::op::Counter;
 
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
+use super::cells::{Cells, Changing};
 use super::counter::{Part, Parts};
+use super::fingerprint::{Fingerprint, Rows};
 use super::mutant::{self, Mutant};
-use super::register::Register;
-use super::set::Set;
-use super::state::{ApplyError, Cells, State};
+use super::register::Version;
+use super::state::{ApplyError, State};
+use super::table::Named;
 use super::view::Shape;
 
 impl State {
@@ -39,14 +41,15 @@ impl State {
         let join = Join { ours: self.seen.clone(), theirs, places, places_there };
         self.merge_common(other, &join);
         self.merge_new(other, &join);
+        let rows = Rows { key: self.hash_key, tags: &self.tags };
         for (dot, removal) in other.parked.iter().filter(|_| !mutant::is(Mutant::ParkedLeftBehind)) {
-            self.parked.park(join.translate(dot), removal.clone());
+            self.parked.park(rows, join.translate(dot), removal.clone());
         }
         for (seq, theirs) in self.seen.iter_mut().zip(&join.theirs) {
             *seq = (*seq).max(*theirs);
         }
         let seen = &self.seen;
-        self.parked.settle_seen(|actor| seen[actor.index()]);
+        self.parked.settle_seen(rows, |actor| seen[actor.index()]);
         Ok(())
     }
 
@@ -56,11 +59,13 @@ impl State {
 
     /// Every key that we have: against what they have of it, which may be nothing.
     fn merge_common(&mut self, other: &State, join: &Join) {
-        let State { cells: table, parked, tallies, hash_key, .. } = self;
+        let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
+        let rows = Rows { key: *hash_key, tags };
         table.retain(|cells| {
             let before = Shape::of(cells);
-            let theirs = other.get(cells.key());
             let key = cells.key().to_vec();
+            let position = hash_key.hash(&key);
+            let theirs = other.get(&key);
             let keep = |dot: ShortDot, element: Option<&[u8]>, theirs_live: bool| {
                 theirs_live
                     || mutant::is(Mutant::PlainUnion)
@@ -70,22 +75,20 @@ impl State {
             let take = |dot: ShortDot, element: Option<&[u8]>| {
                 dot.seq() > join.ours[dot.actor().index()] && !parked.holds(dot, &key, element)
             };
-            join.register(&mut cells.register, theirs.map(Cells::register), keep, take);
-            let their_set = theirs.and_then(Cells::set);
-            if cells.set.is_some() || their_set.is_some() {
-                let ours = cells.set.get_or_insert_with(|| Box::new(Set::new(*hash_key)));
-                join.set(ours, their_set, keep, take);
-            }
-            join.counters(cells, theirs);
-            let gone = cells.tidy();
+            let mut ours = Changing::new(cells, rows, position);
+            join.register(&mut ours, theirs, keep, take);
+            join.set(&mut ours, theirs, keep, take);
+            join.counters(&mut ours, theirs);
+            let cells = ours.finish();
             tallies.replace(&before, &Shape::of(cells));
-            !gone
+            !cells.is_blank()
         });
     }
 
     /// Every key that only they have.
     fn merge_new(&mut self, other: &State, join: &Join) {
-        let State { cells: table, parked, tallies, hash_key, .. } = self;
+        let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
+        let rows = Rows { key: *hash_key, tags };
         for theirs in other.cells.iter() {
             let key = theirs.key();
             let hash = table.hash(key);
@@ -97,15 +100,15 @@ impl State {
             };
             let none = |_: ShortDot, _: Option<&[u8]>, _: bool| true;
             let mut cells = Cells::new(key);
-            join.register(&mut cells.register, Some(theirs.register()), none, take);
-            if let Some(their_set) = theirs.set() {
-                let ours = cells.set.get_or_insert_with(|| Box::new(Set::new(*hash_key)));
-                join.set(ours, Some(their_set), none, take);
-            }
-            join.counters(&mut cells, Some(theirs));
-            if !cells.tidy() {
+            let mut ours = Changing::new(&mut cells, rows, hash);
+            join.register(&mut ours, Some(theirs), none, take);
+            join.set(&mut ours, Some(theirs), none, take);
+            join.counters(&mut ours, Some(theirs));
+            if !ours.finish().is_blank() {
                 tallies.replace(&Shape::default(), &Shape::of(&cells));
+                let fingerprint = cells.fingerprint();
                 table.get_or_insert(hash, key, || cells);
+                table.note_change(hash, Fingerprint::default(), fingerprint);
             }
         }
     }
@@ -137,32 +140,33 @@ impl Join {
 
     fn register(
         &self,
-        ours: &mut Register,
-        theirs: Option<&Register>,
+        ours: &mut Changing<'_>,
+        theirs: Option<&Cells>,
         keep: impl Fn(ShortDot, Option<&[u8]>, bool) -> bool,
         take: impl Fn(ShortDot, Option<&[u8]>) -> bool,
     ) {
-        let versions = theirs.map_or(&[][..], Register::versions);
-        ours.retain(|v| {
+        let versions = theirs.map_or(&[][..], |cells| cells.register().versions());
+        ours.retain_versions(|v| {
             let live_there = versions.iter().any(|t| self.translate(t.dot) == v.dot);
             keep(v.dot, None, live_there)
         });
         for version in versions {
             let dot = self.translate(version.dot);
             if take(dot, None) {
-                ours.insert(super::register::Version { dot, ..version.clone() });
+                ours.insert_version(Version { dot, ..version.clone() });
             }
         }
     }
 
     fn set(
         &self,
-        ours: &mut Set,
-        theirs: Option<&Set>,
+        ours: &mut Changing<'_>,
+        theirs: Option<&Cells>,
         keep: impl Fn(ShortDot, Option<&[u8]>, bool) -> bool,
         take: impl Fn(ShortDot, Option<&[u8]>) -> bool,
     ) {
-        ours.retain_dots(|element, dot| {
+        let theirs = theirs.and_then(Cells::set);
+        ours.retain_members(|element, dot| {
             let member = theirs.and_then(|set| set.member(element));
             let live_there = member.is_some_and(|m| m.dots().iter().any(|d| self.translate(*d) == dot));
             keep(dot, Some(element), live_there)
@@ -170,28 +174,24 @@ impl Join {
         for member in theirs.iter().flat_map(|set| set.members()) {
             for dot in member.dots().iter().map(|dot| self.translate(*dot)) {
                 if take(dot, Some(member.element())) {
-                    ours.insert(member.element(), dot);
+                    ours.insert_member(member.element(), dot);
                 }
             }
         }
     }
 
-    fn counters(&self, ours: &mut Cells, theirs: Option<&Cells>) {
+    fn counters(&self, ours: &mut Changing<'_>, theirs: Option<&Cells>) {
+        let none = Parts::default();
         for counter in [Counter::G, Counter::Pn] {
-            let their_parts = theirs.and_then(|cells| cells.counter(counter));
-            if ours.counter(counter).is_none() && their_parts.is_none() {
-                continue;
-            }
-            let none = Parts::default();
-            let their_parts = their_parts.unwrap_or(&none);
-            let parts = ours.counter_mut(counter);
-            let mut actors: SmallVec<[ActorIx; 4]> = parts.actors();
+            let their_parts = theirs.and_then(|cells| cells.counter(counter)).unwrap_or(&none);
+            let our_parts = ours.cells().counter(counter).unwrap_or(&none);
+            let mut actors: SmallVec<[ActorIx; 4]> = our_parts.actors();
             actors.extend(their_parts.iter().map(|part| self.places[part.actor.index()]));
             actors.sort_unstable();
             actors.dedup();
             for actor in actors {
                 let theirs = self.places_there[actor.index()].and_then(|there| their_parts.get(there));
-                parts.change(actor, |part| self.part(part, theirs));
+                ours.change_part(counter, actor, |part| self.part(part, theirs));
             }
         }
     }

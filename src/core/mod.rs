@@ -8,6 +8,8 @@
 //! * [`clock`]: the hybrid logical clock
 //! * [`table`]: a map in hash order that grows without stalls
 //! * [`register`], [`set`], [`counter`]: the contents of cells
+//! * [`cells`]: all cells of a key, and the one way to change them
+//! * [`fingerprint`]: what two nodes compare to know whether they hold the same
 //! * [`state`]: all cells and the version vector they belong to; apply and merge
 //! * [`replica`]: a state that is written to: own writes, log, readers' view
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
@@ -21,8 +23,10 @@
 pub mod actors;
 pub mod block;
 pub mod bounds;
+pub mod cells;
 pub mod clock;
 pub mod counter;
+pub mod fingerprint;
 pub mod journal;
 pub mod link;
 pub mod members;

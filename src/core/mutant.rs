@@ -42,6 +42,10 @@ pub enum Mutant {
     LeftAhead,
     /// A stopped engine keeps to deadlines that it cannot meet.
     StoppedSpins,
+    /// Fingerprints leave out baselines and parked removals.
+    FingerprintWithoutR,
+    /// Fingerprints are the XOR of rows that do not name their element: two adds of one op cancel.
+    FingerprintByXor,
 }
 
 #[cfg(feature = "mutants")]
@@ -66,7 +70,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 18] = [
+        pub const ALL: [Self; 20] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -85,6 +89,8 @@ mod active {
             Self::GapsApplied,
             Self::LeftAhead,
             Self::StoppedSpins,
+            Self::FingerprintWithoutR,
+            Self::FingerprintByXor,
         ];
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::actors::{ActorIx, ShortDot};
 use super::bounds;
+use super::fingerprint::{Fingerprint, Rows};
 use super::mutant::{self, Mutant};
 
 /// What a removal is for. Counters need no parking: their baselines wait in the cell itself.
@@ -44,6 +45,7 @@ pub struct Parked {
     sets: BTreeMap<(Box<[u8]>, ActorIx), u64>,
     len: usize,
     bytes: usize,
+    fingerprint: Fingerprint,
 }
 
 impl Parked {
@@ -67,16 +69,22 @@ impl Parked {
         self.len + more <= bounds::PARKED && self.bytes + bytes <= bounds::PARKED_BYTES
     }
 
+    /// The fingerprint of all of them.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
     /// Parks a removal of a dot, or of all up to it.
-    pub(super) fn park(&mut self, dot: ShortDot, removal: Removal) {
+    pub(super) fn park(&mut self, rows: Rows<'_>, dot: ShortDot, removal: Removal) {
         if removal.target == Target::Set {
             let upto = self.sets.entry((removal.key.clone(), dot.actor())).or_default();
             *upto = dot.seq().max(*upto);
         }
-        let size = removal.size();
+        let (size, fingerprint) = (removal.size(), rows.parked(dot, &removal));
         if self.removals.entry(dot).or_default().insert(removal) {
             self.bytes += size;
             self.len += 1;
+            self.fingerprint = self.fingerprint + fingerprint;
         }
     }
 
@@ -100,10 +108,14 @@ impl Parked {
     }
 
     /// Forgets the removals of one dot, or up to it: it has arrived.
-    pub(super) fn settle(&mut self, dot: ShortDot) {
+    pub(super) fn settle(&mut self, rows: Rows<'_>, dot: ShortDot) {
+        if self.is_empty() {
+            return;
+        }
         for removal in self.removals.remove(&dot).into_iter().flatten() {
             self.bytes -= removal.size();
             self.len -= 1;
+            self.fingerprint = self.fingerprint - rows.parked(dot, &removal);
             if removal.target == Target::Set {
                 let name = (removal.key, dot.actor());
                 if self.sets.get(&name) == Some(&dot.seq()) {
@@ -114,11 +126,12 @@ impl Parked {
     }
 
     /// Forgets all removals of dots that have been seen.
-    pub(super) fn settle_seen(&mut self, seen: impl Fn(ActorIx) -> u64) {
+    pub(super) fn settle_seen(&mut self, rows: Rows<'_>, seen: impl Fn(ActorIx) -> u64) {
         self.removals.retain(|dot, _| dot.seq() > seen(dot.actor()));
         self.sets.retain(|(_, actor), upto| *upto > seen(*actor));
         self.len = self.removals.values().map(BTreeSet::len).sum();
         self.bytes = self.removals.values().flatten().map(Removal::size).sum();
+        self.fingerprint = self.iter().map(|(dot, removal)| rows.parked(dot, removal)).sum();
     }
 
     /// All, ordered by the replica's own numbering.
@@ -130,6 +143,9 @@ impl Parked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::table::HashKey;
+
+    const ROWS: Rows<'_> = Rows { key: HashKey(1, 2), tags: &[3] };
 
     fn dot(seq: u64) -> ShortDot {
         ShortDot::new(ActorIx(0), seq)
@@ -142,30 +158,30 @@ mod tests {
     #[test]
     fn a_removal_of_one_dot_is_for_that_dot_and_cell_alone() {
         let mut parked = Parked::default();
-        parked.park(dot(5), removal(Target::Member(b"m"[..].into())));
+        parked.park(ROWS, dot(5), removal(Target::Member(b"m"[..].into())));
         assert!(parked.holds(dot(5), b"key", Some(b"m")));
         assert!(!parked.holds(dot(4), b"key", Some(b"m")));
         assert!(!parked.holds(dot(5), b"key", Some(b"n")));
         assert!(!parked.holds(dot(5), b"key", None));
         assert!(!parked.holds(dot(5), b"other", Some(b"m")));
-        parked.settle(dot(5));
+        parked.settle(ROWS, dot(5));
         assert_eq!(parked, Parked::default());
     }
 
     #[test]
     fn a_removal_of_a_set_waits_until_all_it_covers_has_arrived() {
         let mut parked = Parked::default();
-        parked.park(dot(5), removal(Target::Set));
-        parked.park(dot(3), removal(Target::Set));
+        parked.park(ROWS, dot(5), removal(Target::Set));
+        parked.park(ROWS, dot(3), removal(Target::Set));
         for seq in 1..=5 {
             assert!(parked.holds(dot(seq), b"key", Some(b"any")), "{seq}");
             assert!(!parked.holds(dot(seq), b"key", None));
-            parked.settle(dot(seq));
+            parked.settle(ROWS, dot(seq));
         }
         assert_eq!(parked, Parked::default());
-        parked.park(dot(5), removal(Target::Set));
+        parked.park(ROWS, dot(5), removal(Target::Set));
         assert!(!parked.holds(dot(6), b"key", Some(b"any")));
-        parked.settle_seen(|_| 7);
+        parked.settle_seen(ROWS, |_| 7);
         assert_eq!(parked, Parked::default());
     }
 }

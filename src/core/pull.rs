@@ -8,10 +8,11 @@ use tidings_proto::{Actor, Message, Run, SeenEntries, bounds as wire};
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
 use super::bounds;
+use super::cells::Cells;
 use super::link::{Answer, Gossip, LinkId, Now, Token};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
-use super::state::{ApplyError, Cells};
+use super::state::ApplyError;
 
 /// How long the origin of an op, or the peer whose turn it is in an exchange,
 /// has to deliver before the op is asked for; microseconds.

@@ -48,10 +48,10 @@ impl Register {
         self.0.push(version);
     }
 
-    /// Drops the version of that dot. Says whether there was one.
-    pub(super) fn remove(&mut self, dot: ShortDot) -> bool {
+    /// Takes the version of that dot out, if there is one.
+    pub(super) fn remove(&mut self, dot: ShortDot) -> Option<Version> {
         let found = self.0.iter().position(|v| v.dot == dot);
-        found.map(|at| self.0.swap_remove(at)).is_some()
+        found.map(|at| self.0.swap_remove(at))
     }
 
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Version) -> bool) {

@@ -7,10 +7,11 @@ use tidings_proto::{Actor, Block, Counter, Op, Run, SeenEntries, Stamp};
 use super::actors::{ActorIx, ShortDot, TooManyActors};
 use super::block::parked_states;
 use super::bounds;
+use super::cells::Cells;
 use super::clock::Clock;
 use super::journal::Entry;
 use super::oplog::OpLog;
-use super::state::{ApplyError, Cells, State};
+use super::state::{ApplyError, State};
 use super::table::HashKey;
 use super::write::Limits;
 

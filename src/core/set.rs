@@ -75,7 +75,7 @@ impl Set {
     }
 
     /// Drops the dots for which `keep` says no, and the elements with their last dot.
-    pub(super) fn retain_dots(&mut self, keep: impl Fn(&[u8], ShortDot) -> bool) {
+    pub(super) fn retain_dots(&mut self, mut keep: impl FnMut(&[u8], ShortDot) -> bool) {
         self.0.retain(|member| {
             let Member { element, dots } = member;
             dots.retain(|dot| keep(element, *dot));

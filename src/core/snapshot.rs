@@ -13,9 +13,9 @@ use tidings_proto::cell::ParkedState;
 use super::actors::Actors;
 use super::block::{BlockBuilder, parked_states};
 use super::bounds;
+use super::cells::Cells;
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
-use super::state::Cells;
 use super::table::Table;
 
 /// Names a running snapshot.

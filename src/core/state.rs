@@ -10,83 +10,14 @@ use tidings_proto::{Actor, DecodeError, Op, Seen, SeenEntries, Stamp, WireDot};
 
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::bounds;
-use super::counter::Parts;
+use super::cells::{Cells, Changing};
+use super::fingerprint::{Fingerprint, Prefix, Rows};
 use super::mutant::{self, Mutant};
 use super::parked::{Parked, Removal, Target};
-use super::register::{Register, Version};
-use super::set::Set;
+use super::register::Version;
 use super::snapshot::Snapshots;
 use super::table::{HashKey, Named, Table};
 use super::view::{Shape, Tallies};
-
-/// The cells of one key, of all kinds.
-#[derive(Debug, Clone)]
-pub struct Cells {
-    key: Box<[u8]>,
-    pub(super) register: Register,
-    pub(super) set: Option<Box<Set>>,
-    pub(super) pn: Option<Box<Parts>>,
-    pub(super) g: Option<Box<Parts>>,
-}
-
-impl Named for Cells {
-    fn name(&self) -> &[u8] {
-        &self.key
-    }
-}
-
-impl Cells {
-    pub(super) fn new(key: &[u8]) -> Self {
-        Self { key: key.into(), register: Register::default(), set: None, pn: None, g: None }
-    }
-
-    /// The key.
-    pub fn key(&self) -> &[u8] {
-        &self.key
-    }
-
-    /// The versions of the register.
-    pub fn register(&self) -> &Register {
-        &self.register
-    }
-
-    /// The set, if it has elements.
-    pub fn set(&self) -> Option<&Set> {
-        self.set.as_deref()
-    }
-
-    /// One of the counters, if it has parts.
-    pub fn counter(&self, counter: Counter) -> Option<&Parts> {
-        match counter {
-            Counter::Pn => self.pn.as_deref(),
-            Counter::G => self.g.as_deref(),
-        }
-    }
-
-    /// About how many bytes the cells take on the wire.
-    pub(super) fn weight(&self) -> usize {
-        let versions = self.register.versions().iter().map(|version| version.value.len() + 32);
-        let members = self.set.iter().flat_map(|set| set.members());
-        let members = members.map(|member| member.element().len() + 8 + 16 * member.dots().len());
-        let parts = [&self.pn, &self.g].into_iter().flatten().flat_map(|parts| parts.iter()).map(|_| 128);
-        self.key.len() + versions.chain(members).chain(parts).sum::<usize>()
-    }
-
-    pub(super) fn counter_mut(&mut self, counter: Counter) -> &mut Parts {
-        match counter {
-            Counter::Pn => self.pn.get_or_insert_default(),
-            Counter::G => self.g.get_or_insert_default(),
-        }
-    }
-
-    /// Drops containers that have become empty. Says whether nothing at all is left.
-    pub(super) fn tidy(&mut self) -> bool {
-        self.set.take_if(|set| set.is_empty());
-        self.pn.take_if(|parts| parts.is_empty());
-        self.g.take_if(|parts| parts.is_empty());
-        self.register.is_empty() && self.set.is_none() && self.pn.is_none() && self.g.is_none()
-    }
-}
 
 /// Why an op was not applied. The state is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +50,8 @@ pub struct State {
     pub(super) actors: Actors,
     /// By actor place: the greatest number of the contiguous prefix applied.
     pub(super) seen: Vec<u64>,
+    /// By actor place: a hash of its name, the same on every node.
+    pub(super) tags: Vec<u64>,
     pub(super) cells: Table<Cells>,
     pub(super) parked: Parked,
     pub(super) tallies: Tallies,
@@ -126,12 +59,14 @@ pub struct State {
 }
 
 impl State {
-    /// A state that has seen nothing. `hash_key` decides the order of cells and must be secret.
+    /// A state that has seen nothing. `hash_key` decides the order of cells and what their
+    /// fingerprints are: clients must not know it, and nodes that are to compare share it.
     pub fn new(hash_key: HashKey) -> Self {
         Self {
             hash_key,
             actors: Actors::default(),
             seen: Vec::new(),
+            tags: Vec::new(),
             cells: Table::new(hash_key),
             parked: Parked::default(),
             tallies: Tallies::default(),
@@ -202,9 +137,28 @@ impl State {
     pub(super) fn intern(&mut self, actor: &Actor) -> Result<ActorIx, TooManyActors> {
         let ix = self.actors.intern(actor)?;
         if self.seen.len() < self.actors.len() {
-            self.seen.resize(self.actors.len(), 0);
+            self.seen.push(0);
+            let name = [&actor.incarnation.to_le_bytes()[..], actor.node.as_str().as_bytes()].concat();
+            self.tags.push(self.hash_key.hash(&name));
         }
         Ok(ix)
+    }
+
+    /// The fingerprint of all cells and parked removals: equal at equal `seen`.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.cells.fingerprint(Prefix::ROOT) + self.parked.fingerprint()
+    }
+
+    /// [`State::fingerprint`] worked out anew from every row: what an audit compares it with.
+    pub fn recount(&self) -> Fingerprint {
+        let rows = Rows { key: self.hash_key, tags: &self.tags };
+        let cells = self.cells.range(0).map(|(position, cells)| rows.cells(position, cells));
+        cells.chain(self.parked.iter().map(|(dot, removal)| rows.parked(dot, removal))).sum()
+    }
+
+    /// The fingerprint of all cells of the keys in a range.
+    pub fn fingerprint_of(&self, range: Prefix) -> Fingerprint {
+        self.cells.fingerprint(range)
     }
 
     /// Names the dots of an op from outside by this state's own short dots.
@@ -256,19 +210,23 @@ impl State {
             return Err(ApplyError::ParkedFull);
         }
         self.snapshots.before_change(&self.cells, &self.actors, hash);
+        let rows = Rows { key: self.hash_key, tags: &self.tags };
         let cells = self.cells.get_or_insert(hash, op.key, || Cells::new(op.key));
-        let before = Shape::of(cells);
-        let mut slot = Slot { hash_key: self.hash_key, seen: &self.seen, parked: &mut self.parked, cells };
+        let (before, fingerprint) = (Shape::of(cells), cells.fingerprint());
+        let cells = Changing::new(cells, rows, hash);
+        let mut slot = Slot { rows, seen: &self.seen, parked: &mut self.parked, cells };
         for edit in &op.edits {
             slot.edit(dot, Stamp(op.stamp), edit);
         }
-        let gone = slot.cells.tidy();
-        self.tallies.replace(&before, &Shape::of(slot.cells));
+        let cells = slot.cells.finish();
+        let (after, gone) = (cells.fingerprint(), cells.is_blank());
+        self.tallies.replace(&before, &Shape::of(cells));
+        self.cells.note_change(hash, fingerprint, after);
         if gone {
             self.cells.remove(hash, op.key);
         }
         self.seen[dot.actor().index()] = dot.seq();
-        self.parked.settle(dot);
+        self.parked.settle(rows, dot);
         Ok(())
     }
 
@@ -295,10 +253,10 @@ impl State {
 
 /// The cells of one key while an op changes them.
 struct Slot<'a> {
-    hash_key: HashKey,
+    rows: Rows<'a>,
     seen: &'a [u64],
     parked: &'a mut Parked,
-    cells: &'a mut Cells,
+    cells: Changing<'a>,
 }
 
 impl Slot<'_> {
@@ -306,59 +264,56 @@ impl Slot<'_> {
         self.seen.get(dot.actor().index()).is_some_and(|&seq| dot.seq() <= seq)
     }
 
+    fn key(&self) -> &[u8] {
+        self.cells.cells().key()
+    }
+
     fn edit(&mut self, dot: ShortDot, stamp: Stamp, edit: &Edit<'_, ShortDot>) {
         match edit {
             Edit::Write { supersedes, value } => {
                 self.remove(None, supersedes);
-                if !self.parked.holds(dot, &self.cells.key, None) {
-                    let version = Version { dot, stamp, value: (*value).into() };
-                    self.cells.register.insert(version);
+                if !self.parked.holds(dot, self.key(), None) {
+                    self.cells.insert_version(Version { dot, stamp, value: (*value).into() });
                 }
             }
             Edit::Erase { dots } => self.remove(None, dots),
             Edit::Add { element, supersedes } => {
                 self.remove(Some(element), supersedes);
-                if !self.parked.holds(dot, &self.cells.key, Some(element)) {
-                    let key = self.hash_key;
-                    let set = &mut self.cells.set;
-                    set.get_or_insert_with(|| Box::new(Set::new(key))).insert(element, dot);
+                if !self.parked.holds(dot, self.key(), Some(element)) {
+                    self.cells.insert_member(element, dot);
                 }
             }
             Edit::Remove { element, dots } => self.remove(Some(element), dots),
             Edit::Clear { upto } => self.clear(upto),
             &Edit::Count { counter, birth, p, n } => {
                 let tally = Tally { birth, p, n };
-                self.cells.counter_mut(counter).change(dot.actor(), |part| part.contribute(tally));
+                self.cells.change_part(counter, dot.actor(), |part| part.contribute(tally));
             }
             Edit::Reset { counter, baselines } => {
                 baselines.iter().for_each(|baseline| self.reset(*counter, baseline));
             }
             &Edit::Close { counter, birth } => {
-                self.cells.counter_mut(counter).change(dot.actor(), |part| part.close(birth));
+                self.cells.change_part(counter, dot.actor(), |part| part.close(birth));
             }
         }
+    }
+
+    fn park(&mut self, dot: ShortDot, target: Target) {
+        let key = self.key().into();
+        self.parked.park(self.rows, dot, Removal { key, target });
     }
 
     /// Drops dots from a cell of this key; those not seen yet are parked.
     fn remove(&mut self, element: Option<&[u8]>, dots: &[ShortDot]) {
         for &dot in dots {
-            if !self.has_seen(dot) {
-                if mutant::is(Mutant::NotParked) {
-                    continue;
-                }
-                let target = element.map_or(Target::Register, |element| Target::Member(element.into()));
-                self.parked.park(dot, Removal { key: self.cells.key.clone(), target });
-                continue;
-            }
             match element {
-                None => {
-                    self.cells.register.remove(dot);
-                }
-                Some(element) => {
-                    if let Some(set) = self.cells.set.as_deref_mut() {
-                        set.remove(element, dot);
+                _ if !self.has_seen(dot) => {
+                    if !mutant::is(Mutant::NotParked) {
+                        self.park(dot, element.map_or(Target::Register, |e| Target::Member(e.into())));
                     }
                 }
+                None => self.cells.remove_version(dot),
+                Some(element) => self.cells.remove_member(element, dot),
             }
         }
     }
@@ -366,23 +321,19 @@ impl Slot<'_> {
     /// Drops the dots of the set of this key up to those named. What of them has not been seen is parked.
     fn clear(&mut self, upto: &[ShortDot]) {
         for &dot in upto {
-            if self.has_seen(dot) {
-                continue;
+            if !self.has_seen(dot) {
+                self.park(dot, Target::Set);
             }
-            self.parked.park(dot, Removal { key: self.cells.key.clone(), target: Target::Set });
         }
-        if let Some(set) = self.cells.set.as_deref_mut() {
-            let covers =
-                |dot: ShortDot| upto.iter().any(|u| u.actor() == dot.actor() && dot.seq() <= u.seq());
-            set.retain_dots(|_, dot| !covers(dot));
-        }
+        let covers = |dot: ShortDot| upto.iter().any(|u| u.actor() == dot.actor() && dot.seq() <= u.seq());
+        self.cells.retain_members(|_, dot| !covers(dot));
     }
 
     /// A baseline of a life that is known to be over says nothing any more.
     fn reset(&mut self, counter: Counter, baseline: &Baseline<ShortDot>) {
         let (actor, birth) = (baseline.birth.actor(), baseline.birth.seq());
         let arrived = self.has_seen(baseline.birth);
-        self.cells.counter_mut(counter).change(actor, |part| {
+        self.cells.change_part(counter, actor, |part| {
             let closed = arrived && part.contribution.is_none_or(|e| e.birth != birth);
             if !closed {
                 part.reset(Tally { birth, p: baseline.p, n: baseline.n });

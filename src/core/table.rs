@@ -13,6 +13,7 @@ use hashbrown::hash_table::Entry as Slot;
 use siphasher::sip::SipHasher13;
 
 use super::bounds;
+use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Span};
 
 /// The keyed hash that decides where a name lives. Clients choose the names, so
 /// the key must not be known to them.
@@ -30,8 +31,16 @@ impl HashKey {
 
 /// Something with a name, kept in a [`Table`] by that name.
 pub trait Named {
+    /// Whether a table of these keeps the fingerprints of its ranges.
+    const SUMMED: bool = false;
+
     /// The name.
     fn name(&self) -> &[u8];
+
+    /// The fingerprint of this one item, if a table keeps them.
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::default()
+    }
 }
 
 /// A map from names to items.
@@ -43,6 +52,7 @@ pub struct Table<T> {
     directory: Vec<u32>,
     buckets: Vec<Bucket<T>>,
     len: usize,
+    fingerprints: FingerprintTree,
 }
 
 #[derive(Debug, Clone)]
@@ -54,18 +64,13 @@ struct Bucket<T> {
     items: HashTable<T>,
 }
 
-/// The range of hashes that one bucket owns, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// The first.
-    pub start: u64,
-    /// The last.
-    pub end: u64,
-}
-
 impl<T> Bucket<T> {
+    fn prefix(&self) -> Prefix {
+        Prefix::of(self.start, self.depth)
+    }
+
     fn span(&self) -> Span {
-        Span { start: self.start, end: self.start | u64::MAX.checked_shr(self.depth).unwrap_or(0) }
+        self.prefix().span()
     }
 }
 
@@ -78,7 +83,14 @@ impl<T: Named> Table<T> {
     /// An empty table.
     pub fn new(key: HashKey) -> Self {
         let bucket = Bucket { depth: 0, start: 0, items: HashTable::new() };
-        Self { key, depth: 0, directory: vec![0], buckets: vec![bucket], len: 0 }
+        Self {
+            key,
+            depth: 0,
+            directory: vec![0],
+            buckets: vec![bucket],
+            len: 0,
+            fingerprints: FingerprintTree::default(),
+        }
     }
 
     /// How many items.
@@ -134,6 +146,32 @@ impl<T: Named> Table<T> {
         }
     }
 
+    /// Must be told of every change of an item's fingerprint: from none when it
+    /// was put in, to none before it is taken out.
+    pub fn note_change(&mut self, hash: u64, before: Fingerprint, after: Fingerprint) {
+        if T::SUMMED && before != after {
+            let leaf = self.buckets[self.place(hash)].prefix();
+            self.fingerprints.add(leaf, after - before);
+        }
+    }
+
+    /// The fingerprint of all items in a range. O(1) where the range is of several
+    /// buckets, else a walk over the one bucket that it is part of.
+    pub fn fingerprint(&self, range: Prefix) -> Fingerprint {
+        let bucket = &self.buckets[self.place(range.span().start)];
+        if range.depth() <= bucket.depth {
+            return self.fingerprints.get(range);
+        }
+        let span = range.span();
+        let within = |item: &&T| span.contains(self.key.hash(item.name()));
+        bucket.items.iter().filter(within).map(Named::fingerprint).sum()
+    }
+
+    /// The fingerprints of all ranges of whole buckets, as they are now.
+    pub fn fingerprints(&self) -> &FingerprintTree {
+        &self.fingerprints
+    }
+
     /// Takes the item of that name and hash out.
     pub fn remove(&mut self, hash: u64, name: &[u8]) -> Option<T> {
         let place = self.place(hash);
@@ -154,6 +192,11 @@ impl<T: Named> Table<T> {
             let before = bucket.items.len();
             bucket.items.retain(&mut keep);
             self.len -= before - bucket.items.len();
+            if T::SUMMED {
+                let fingerprint: Fingerprint = bucket.items.iter().map(T::fingerprint).sum();
+                let leaf = bucket.prefix();
+                self.fingerprints.add(leaf, fingerprint - self.fingerprints.get(leaf));
+            }
         }
     }
 
@@ -180,6 +223,11 @@ impl<T: Named> Table<T> {
         }
         bucket.items.shrink_to(0, rehash);
         let upper = Bucket { depth: bucket.depth, start: middle, items: upper };
+        if T::SUMMED {
+            let halves =
+                [&*bucket, &upper].map(|half| (half.prefix(), half.items.iter().map(T::fingerprint).sum()));
+            halves.into_iter().for_each(|(prefix, fingerprint)| self.fingerprints.set(prefix, fingerprint));
+        }
         let end = upper.span().end;
         let shift = 64 - self.depth;
         let new = self.buckets.len() as u32;

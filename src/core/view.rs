@@ -3,8 +3,9 @@
 use tidings_proto::op::Counter;
 
 use super::actors::Actors;
+use super::cells::Cells;
 use super::set::Set;
-use super::state::{Cells, State};
+use super::state::State;
 
 /// The kinds of cells, by the names that users meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,10 +157,10 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn of(cells: &Cells) -> Self {
         Self {
-            versions: cells.register.versions().len(),
-            members: cells.set.as_ref().map_or(0, |set| set.len()),
-            pn: cells.pn.as_ref().is_some_and(|parts| parts.stands()),
-            g: cells.g.as_ref().is_some_and(|parts| parts.stands()),
+            versions: cells.register().versions().len(),
+            members: cells.set().map_or(0, |set| set.len()),
+            pn: cells.counter(Counter::Pn).is_some_and(|parts| parts.stands()),
+            g: cells.counter(Counter::G).is_some_and(|parts| parts.stands()),
         }
     }
 

@@ -8,9 +8,9 @@ use tidings_proto::{Edit, Op, bounds as wire};
 
 use super::actors::{ActorIx, ShortDot};
 use super::bounds;
+use super::cells::Cells;
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
-use super::state::Cells;
 use super::view::{Kind, StringView, View};
 
 /// A write by a client of this node.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidings::core::block::parked_states;
-use tidings::core::state::{Cells, State};
+use tidings::core::cells::Cells;
+use tidings::core::state::State;
 use tidings::core::view::{Kind, Tallies, View};
 use tidings_proto::cell::{ParkedTarget, Tally};
 use tidings_proto::{Actor, Counter, Seen, Stamp};

@@ -80,6 +80,7 @@ impl World {
     pub fn inspect(&mut self) -> Check {
         let slot = self.rng.net.random_range(0..self.processes.len());
         self.check_node(slot)?;
+        self.check_fingerprints()?;
         let again = self.rng.net.random_range(50_000..900_000);
         self.push(again, Due::Inspect);
         Ok(())

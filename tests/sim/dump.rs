@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidings::core::state::{Cells, State};
+use tidings::core::cells::Cells;
+use tidings::core::state::State;
 use tidings_proto::Counter;
 use tidings_proto::cell::Tally;
 
@@ -40,6 +41,9 @@ pub fn dump(state: &State, places: &[Ax], seen: Seen) -> Result<Dump, String> {
         if standing != Standing::default() {
             dump.stand.insert(cells.key().to_vec(), standing);
         }
+    }
+    if state.recount() != state.fingerprint() {
+        return Err("fingerprint: what is kept is not what its rows add up to".into());
     }
     if state.len() != dump.stand.len() {
         return Err(format!("{} keys are counted, {} stand", state.len(), dump.stand.len()));

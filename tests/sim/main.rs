@@ -8,6 +8,7 @@ mod args;
 mod checks;
 mod clients;
 mod dump;
+mod fingerprints;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod names;

@@ -135,7 +135,7 @@ impl World {
             Err(OpenError::Disk(error)) => return self.start_later(slot, error),
             Err(error) => return Err(format!("{} refused to start: {error}", self.called(slot))),
         };
-        let key = HashKey(self.rng.lives.random(), self.rng.lives.random());
+        let key = HashKey(self.plan.seed, 7);
         let mut recovered = Recovery::new(key, self.plan.log_memory);
         let replayed = recovery.replay(|item| -> Result<(), ApplyError> {
             match item {

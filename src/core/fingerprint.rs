@@ -1,0 +1,296 @@
+//! Fingerprints: what two nodes compare to know whether they hold the same.
+//!
+//! Every *row* of the convergent state (a version, an add of an element, a half of
+//! a counter's part, a parked removal) is hashed to 128 bits under a key that the
+//! realm shares and clients do not know. The fingerprint of a range of keys is the
+//! sum of its rows modulo 2^128 (not their XOR: equal rows must not cancel) with
+//! the count of its keys. Ranges are those of leading bits of a key's position, so
+//! they mean the same on every node, whatever its buckets.
+
+use std::hash::Hasher;
+use std::iter::Sum;
+use std::ops::{Add, BitXor, Sub};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+use tidings_proto::cell::Tally;
+use tidings_proto::op::Counter;
+
+use super::actors::ShortDot;
+use super::cells::Cells;
+use super::counter::Part;
+use super::mutant::{self, Mutant};
+use super::parked::{Removal, Target};
+use super::register::Version;
+use super::table::HashKey;
+
+/// A fingerprint: a sum of rows, and a count of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Fingerprint {
+    low: u64,
+    high: u64,
+    /// How many keys.
+    pub keys: u64,
+}
+
+impl Fingerprint {
+    pub(super) fn new([low, high]: [u64; 2], keys: u64) -> Self {
+        Self { low, high, keys }
+    }
+
+    pub(super) fn halves(&self) -> [u64; 2] {
+        [self.low, self.high]
+    }
+
+    /// The sum of the rows' hashes.
+    pub fn sum(&self) -> u128 {
+        u128::from(self.high) << 64 | u128::from(self.low)
+    }
+
+    /// Half of the sum: enough to compare one range among many.
+    pub fn short(&self) -> u64 {
+        self.low
+    }
+
+    fn combine(self, other: Self, sums: fn(u128, u128) -> u128, keys: fn(u64, u64) -> u64) -> Self {
+        let sums = if mutant::is(Mutant::FingerprintByXor) { u128::bitxor } else { sums };
+        Self::from_parts(sums(self.sum(), other.sum()), keys(self.keys, other.keys))
+    }
+
+    fn from_parts(sum: u128, keys: u64) -> Self {
+        Self { low: sum as u64, high: (sum >> 64) as u64, keys }
+    }
+}
+
+impl Add for Fingerprint {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        self.combine(other, u128::wrapping_add, u64::wrapping_add)
+    }
+}
+
+impl Sub for Fingerprint {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.combine(other, u128::wrapping_sub, u64::wrapping_sub)
+    }
+}
+
+impl Sum for Fingerprint {
+    fn sum<I: Iterator<Item = Self>>(fingerprints: I) -> Self {
+        fingerprints.fold(Self::default(), Add::add)
+    }
+}
+
+/// Positions from one to another, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// The first.
+    pub start: u64,
+    /// The last.
+    pub end: u64,
+}
+
+impl Span {
+    /// All positions.
+    pub const ALL: Self = Self { start: 0, end: u64::MAX };
+
+    /// Whether a position is one of them.
+    pub fn contains(&self, position: u64) -> bool {
+        (self.start..=self.end).contains(&position)
+    }
+}
+
+/// All positions that begin with certain bits: a node of the binary tree over all
+/// positions, numbered as in a heap. The root is 1, the halves of n are 2n and 2n + 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(u64);
+
+/// Most leading bits that a range is told by.
+pub const DEEPEST: u32 = 60;
+
+impl Prefix {
+    /// All positions.
+    pub const ROOT: Self = Self(1);
+
+    /// The range of that many leading bits in which a position lies.
+    pub fn of(position: u64, depth: u32) -> Self {
+        Self(1 << depth | position.checked_shr(64 - depth).unwrap_or(0))
+    }
+
+    /// By its number; none if there is no such range.
+    pub fn numbered(number: u64) -> Option<Self> {
+        (number > 0 && number.ilog2() <= DEEPEST).then_some(Self(number))
+    }
+
+    /// The number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// How many leading bits its positions share.
+    pub fn depth(self) -> u32 {
+        self.0.ilog2()
+    }
+
+    /// Its positions.
+    pub fn span(self) -> Span {
+        let depth = self.depth();
+        let start = (self.0 ^ 1 << depth).checked_shl(64 - depth).unwrap_or(0);
+        Span { start, end: start | u64::MAX.checked_shr(depth).unwrap_or(0) }
+    }
+
+    /// Its sixteen parts, in order.
+    pub fn parts(self) -> impl Iterator<Item = Self> {
+        (0..16).map(move |n| Self(self.0 << 4 | n))
+    }
+}
+
+/// The sums over a binary tree of ranges whose leaves are a table's buckets.
+#[derive(Debug, Clone, Default)]
+pub struct FingerprintTree {
+    /// By number of the range.
+    nodes: Vec<Fingerprint>,
+}
+
+impl FingerprintTree {
+    /// The fingerprint of a range that is a bucket or consists of buckets.
+    pub fn get(&self, range: Prefix) -> Fingerprint {
+        self.nodes.get(range.0 as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add(&mut self, leaf: Prefix, change: Fingerprint) {
+        let mut at = leaf.0 as usize;
+        if self.nodes.len() <= at {
+            self.nodes.resize((at + 1).next_power_of_two(), Fingerprint::default());
+        }
+        while at > 0 {
+            self.nodes[at] = self.nodes[at] + change;
+            at >>= 1;
+        }
+    }
+
+    /// Sets a half of a leaf that has been split; the sum above stays what it was.
+    pub(super) fn set(&mut self, half: Prefix, fingerprint: Fingerprint) {
+        let at = half.0 as usize;
+        if self.nodes.len() <= at {
+            self.nodes.resize((at + 1).next_power_of_two(), Fingerprint::default());
+        }
+        self.nodes[at] = fingerprint;
+    }
+}
+
+/// Hashes rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// The realm's key.
+    pub key: HashKey,
+    /// By actor place: a hash of its name, the same on every node.
+    pub tags: &'a [u64],
+}
+
+/// What kind of row a hash is of.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Version = 1,
+    Member,
+    Contribution,
+    Baseline,
+    ParkedVersion,
+    ParkedMember,
+    ParkedSet,
+}
+
+impl Rows<'_> {
+    fn row(&self, kind: Kind, position: u64, dot: ShortDot, words: &[u64], bytes: &[u8]) -> Fingerprint {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        let tag = self.tags[dot.actor().index()];
+        for word in [kind as u64, position, tag, dot.seq()].iter().chain(words) {
+            hasher.write(&word.to_le_bytes());
+        }
+        hasher.write(bytes);
+        let hash = hasher.finish128();
+        Fingerprint { low: hash.h1, high: hash.h2, keys: 0 }
+    }
+
+    /// A version of the register of the key at a position.
+    pub fn version(&self, position: u64, version: &Version) -> Fingerprint {
+        self.row(Kind::Version, position, version.dot, &[version.stamp.0], &version.value)
+    }
+
+    /// An add that holds an element in the set of the key at a position.
+    pub fn member(&self, position: u64, element: &[u8], dot: ShortDot) -> Fingerprint {
+        let element = if mutant::is(Mutant::FingerprintByXor) { &[] } else { element };
+        self.row(Kind::Member, position, dot, &[], element)
+    }
+
+    /// One actor's part of a counter of the key at a position.
+    pub fn part(&self, position: u64, counter: Counter, part: &Part) -> Fingerprint {
+        let half = |kind, tally: Option<&Tally>| {
+            let Some(tally) = tally else { return Fingerprint::default() };
+            let halves = |sum: u128| [sum as u64, (sum >> 64) as u64];
+            let ([p, p_high], [n, n_high]) = (halves(tally.p), halves(tally.n));
+            let birth = ShortDot::new(part.actor, tally.birth);
+            self.row(kind, position, birth, &[counter as u64, p, p_high, n, n_high], &[])
+        };
+        let baseline = part.baseline.as_deref().filter(|_| !mutant::is(Mutant::FingerprintWithoutR));
+        half(Kind::Contribution, part.contribution.as_ref()) + half(Kind::Baseline, baseline)
+    }
+
+    /// A parked removal.
+    pub fn parked(&self, dot: ShortDot, removal: &Removal) -> Fingerprint {
+        if mutant::is(Mutant::FingerprintWithoutR) {
+            return Fingerprint::default();
+        }
+        let (kind, element) = match &removal.target {
+            Target::Register => (Kind::ParkedVersion, &[][..]),
+            Target::Member(element) => (Kind::ParkedMember, &element[..]),
+            Target::Set => (Kind::ParkedSet, &[][..]),
+        };
+        self.row(kind, self.key.hash(&removal.key), dot, &[], element)
+    }
+
+    /// All cells of a key, from scratch.
+    pub fn cells(&self, position: u64, cells: &Cells) -> Fingerprint {
+        let versions = cells.register().versions().iter().map(|version| self.version(position, version));
+        let members = cells.set().into_iter().flat_map(|set| set.members());
+        let members = members.flat_map(|member| member.dots().iter().map(|dot| (member.element(), *dot)));
+        let members = members.map(|(element, dot)| self.member(position, element, dot));
+        let parts = [Counter::G, Counter::Pn].into_iter().flat_map(|counter| {
+            let parts = cells.counter(counter).into_iter().flat_map(|parts| parts.iter());
+            parts.map(move |part| self.part(position, counter, part))
+        });
+        versions.chain(members).chain(parts).sum::<Fingerprint>() + Fingerprint::new([0; 2], 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_a_tree_over_all_positions() {
+        assert_eq!(Prefix::ROOT.span(), Span::ALL);
+        let parts: Vec<Span> = Prefix::ROOT.parts().map(Prefix::span).collect();
+        assert_eq!((parts[0].start, parts[15].end), (0, u64::MAX));
+        assert!(parts.windows(2).all(|pair| pair[0].end + 1 == pair[1].start));
+        for position in [0, 1, 0xdead_beef_0000_0000, u64::MAX] {
+            for depth in [0, 1, 7, 32, 60] {
+                let prefix = Prefix::of(position, depth);
+                assert!(prefix.depth() == depth && prefix.span().contains(position));
+                assert_eq!(Prefix::numbered(prefix.number()), Some(prefix));
+            }
+        }
+        assert_eq!(Prefix::numbered(0), None);
+        assert_eq!(Prefix::numbered(1 << 61), None);
+    }
+
+    #[test]
+    fn a_sum_does_not_lose_equal_rows() {
+        let row = Fingerprint::from_parts(u128::MAX / 3, 1);
+        assert_ne!(row + row, Fingerprint::new([0; 2], 2));
+        assert_eq!(row + row - row, row);
+        assert_eq!(Fingerprint::default() - row + row, Fingerprint::default());
+    }
+}

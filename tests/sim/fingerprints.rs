@@ -1,0 +1,38 @@
+//! Fingerprints are equal if and only if states are, of the whole and of every range.
+
+use rand::RngExt;
+use tidings::core::fingerprint::Prefix;
+
+use crate::world::{Check, World};
+
+impl World {
+    /// Of two nodes drawn at random.
+    pub fn check_fingerprints(&mut self) -> Check {
+        let all = self.processes.len();
+        let (a, b) = (self.rng.net.random_range(0..all), self.rng.net.random_range(0..all));
+        if [a, b].iter().any(|slot| self.processes[*slot].life.is_none()) {
+            return Ok(());
+        }
+        let (left, right) = (self.dump(a)?, self.dump(b)?);
+        let states = [a, b].map(|slot| {
+            let life = self.processes[slot].life.as_ref().expect("just seen");
+            life.engine.replica().state()
+        });
+        let same = (&left.stand, &left.parts, &left.parked) == (&right.stand, &right.parts, &right.parked);
+        let [ours, theirs] = states.map(|state| state.fingerprint());
+        if same != (ours == theirs) {
+            let (a, b) = (self.called(a), self.called(b));
+            let verb = if same { "are" } else { "are not" };
+            return Err(format!("fingerprint: {a} and {b} {verb} the same, but {ours:?} and {theirs:?}"));
+        }
+        for state in states {
+            let range = Prefix::of(left.seen.iter().sum::<u64>().wrapping_mul(0x9e37_79b9_7f4a_7c15), 7);
+            let parts: tidings::core::fingerprint::Fingerprint =
+                range.parts().map(|part| state.fingerprint_of(part)).sum();
+            if parts != state.fingerprint_of(range) {
+                return Err("fingerprint: the parts of a range do not add up to it".into());
+            }
+        }
+        Ok(())
+    }
+}
