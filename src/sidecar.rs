@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Config;
+use crate::core::table::HashKey;
 use crate::net::tls::{CredentialError, CredentialFiles, Credentials};
 use crate::net::{Net, NetConfig, NetError};
 use crate::node::api::{Addresses, Operator, Timings};
@@ -85,7 +86,7 @@ impl Sidecar {
         if let Some(configured) = config.realm.clone().filter(|realm| *realm != identity.realm) {
             return Err(SidecarError::Realm { configured, certified: identity.realm.clone() });
         }
-        let options = options(&config, identity.node.clone(), identity.realm.clone());
+        let options = options(&config, &credentials);
         let opened = tokio::task::spawn_blocking(move || Node::open(options, timings));
         let node = opened.await.expect("opening a node does not panic")?;
         match Self::serve(&config, &node, &credentials) {
@@ -168,12 +169,16 @@ impl Sidecar {
     }
 }
 
-fn options(config: &Config, node: tidings_proto::Name, realm: tidings_proto::Name) -> Options {
+fn options(config: &Config, credentials: &Credentials) -> Options {
+    let identity = credentials.identity();
+    let halves = credentials.realm_key();
+    let half = |at| u64::from_le_bytes(*halves[at..].first_chunk().expect("two halves of eight bytes"));
     let millis = |duration: std::time::Duration| duration.as_millis() as u64;
     Options {
         data_dir: config.data_dir.clone(),
-        node,
-        realm,
+        node: identity.node.clone(),
+        realm: identity.realm.clone(),
+        order: HashKey(half(0), half(8)),
         zone: config.zone.as_str().to_owned(),
         advertise: config.advertise.iter().map(|address| address.as_str().to_owned()).collect(),
         settings: engine_settings(config),

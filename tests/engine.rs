@@ -23,6 +23,7 @@ fn hello(n: &str) -> Hello {
         zone: String::new(),
         addresses: vec![],
         clock: 1_700_000_000_000,
+        order: 0,
     }
 }
 fn up(e: &mut Engine, id: u64, n: &str) {
@@ -78,6 +79,7 @@ fn an_op_over_the_budget_travels_alone() {
 fn node() -> (tempfile::TempDir, tidings::node::Node) {
     let d = tempfile::tempdir().unwrap();
     let o = tidings::node::Options {
+        order: tidings::core::table::HashKey(1, 2),
         data_dir: d.path().to_owned(),
         node: "a".parse().unwrap(),
         realm: "r".parse().unwrap(),
@@ -108,7 +110,7 @@ fn silent_merges_leave_room_for_a_checkpoint() {
     let mut e = engine("a");
     for id in 1..=5 {
         up(&mut e, id, &format!("p{id}"));
-        msg(&mut e, id, Message::Sync(Sync::Merge { id: 1 }));
+        msg(&mut e, id, Message::Sync(Sync::Merge { id: 1, guided: false }));
     }
     e.take_effects(now(2));
     e.handle(now(10_000), Input::Tick);
@@ -128,7 +130,7 @@ fn a_clock_of_nonsense_is_borne() {
 fn an_abort_ends_the_session_that_it_names() {
     let mut a = engine("a");
     up(&mut a, 1, "b");
-    msg(&mut a, 1, Message::Sync(Sync::Merge { id: 77 }));
+    msg(&mut a, 1, Message::Sync(Sync::Merge { id: 77, guided: false }));
     a.take_effects(now(2));
     msg(&mut a, 1, Message::Sync(Sync::Abort { id: 5, reason: String::new() }));
     msg(&mut a, 1, Message::Sync(Sync::Credit { id: 77, blocks: 8 }));

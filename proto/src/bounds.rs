@@ -41,6 +41,10 @@ pub const BULK_FRAME: usize = OP + (512 << 10);
 pub const SEEN: usize = 1 << 18;
 /// Most parked removals beside a snapshot.
 pub const PARKED: usize = 1 << 16;
+/// Most ranges that one request for fingerprints may name.
+pub const NARROW: usize = 128;
+/// Most ranges that one request for cells may name.
+pub const FETCH: usize = 1 << 12;
 /// Most keys that one pull may name.
 pub const PULL_KEYS: usize = 1 << 10;
 /// Most members named in one message.

@@ -26,7 +26,7 @@ pub use cell::{Block, CellState, CounterState, KeyState, MemberState, VersionSta
 pub use id::{Actor, Name, NameError, Stamp};
 pub use message::{Hello, Lane, Message, common_version};
 pub use op::{Baseline, Counter, Edit, Op, Run, WireDot};
-pub use seen::{Seen, SeenDigest, SeenEntries};
+pub use seen::{Seen, SeenDigest, SeenEntries, StateDigest};
 
 /// One write: which actor made it, and its number among that actor's writes.
 pub type Dot = crdts::Dot<Actor>;

@@ -65,12 +65,15 @@ lists! {
     cells: "cells", at most bounds::ITEMS;
     dots: "dots", at most bounds::DOTS;
     edits: "edits", at most bounds::EDITS;
+    fetched: "ranges", at most bounds::FETCH;
     figures: "figures", at most bounds::FIGURES;
     key_states: "keys", at most bounds::ITEMS;
     keys: "keys", at most bounds::PULL_KEYS;
     lives: "version vector", at most bounds::SEEN;
     members: "members", at most bounds::MEMBERS;
+    narrowed: "ranges", at most bounds::NARROW;
     nodes: "version vector", at most bounds::SEEN;
+    parts: "parts", at most 16;
     parked: "parked removals", at most bounds::PARKED;
     ranges: "ranges", at most bounds::SEEN;
     runs: "runs", at most bounds::RUNS;

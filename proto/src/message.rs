@@ -5,7 +5,8 @@ use serde_bytes::ByteBuf;
 
 use crate::cell::{ParkedState, check_cells};
 use crate::{
-    Actor, DecodeError, KeyState, Name, Run, SeenDigest, SeenEntries, bound, bounds, check_seq, limit,
+    Actor, DecodeError, KeyState, Name, Run, SeenDigest, SeenEntries, StateDigest, bound, bounds, check_seq,
+    limit,
 };
 
 /// The two streams of a link in either direction. A large answer on the bulk
@@ -34,6 +35,10 @@ pub struct Hello {
     pub addresses: Vec<String>,
     /// The sender's wall clock, in milliseconds since the Unix epoch.
     pub clock: u64,
+    /// A hash under the key by which the sender orders and fingerprints its cells.
+    /// Nodes whose values differ cannot compare fingerprints.
+    #[serde(with = "postcard::fixint::le")]
+    pub order: u64,
 }
 
 /// Everything after HELLO.
@@ -135,7 +140,9 @@ pub enum Sync {
         id: u64,
         /// Digest of the sender's version vector.
         digest: SeenDigest,
-        /// The vector itself if it is small; else the receiver answers without ops.
+        /// Fingerprint of the state that it belongs to.
+        state: StateDigest,
+        /// The vector itself if it is small and thought to differ; else the receiver answers without ops.
         entries: Option<SeenEntries>,
         /// How many bytes of ops the receiver may answer with.
         credit: u32,
@@ -146,6 +153,8 @@ pub enum Sync {
         id: u64,
         /// None if the digests are equal, else the sender's version vector.
         entries: Option<SeenEntries>,
+        /// The sender's fingerprint, if the digests are equal and it is another.
+        state: Option<StateDigest>,
         /// Ops that the asker lacks, within its credit.
         #[serde(deserialize_with = "limit::runs")]
         runs: Vec<Run>,
@@ -158,10 +167,12 @@ pub enum Sync {
         #[serde(deserialize_with = "limit::runs")]
         runs: Vec<Run>,
     },
-    /// Begin a context merge: send the whole state, as one snapshot.
+    /// Begin a context merge: take a snapshot.
     Merge {
         /// Chosen by the asker, repeated in the answers.
         id: u64,
+        /// Whether the asker will say which ranges it wants; else it gets the whole state.
+        guided: bool,
     },
     /// The snapshot's context. Blocks follow as credit allows.
     Context {
@@ -190,11 +201,11 @@ pub enum Sync {
         #[serde(with = "serde_bytes")]
         block: Vec<u8>,
     },
-    /// No more blocks: the receiver may commit.
+    /// No more blocks: of the whole state, or of what one `Fetch` asked for.
     End {
         /// The request's.
         id: u64,
-        /// How many blocks there were.
+        /// How many blocks there have been in this session.
         blocks: u32,
     },
     /// The session is over without a result; it leaves no trace.
@@ -204,7 +215,50 @@ pub enum Sync {
         /// Why.
         reason: String,
     },
+    /// In a guided merge: tell the fingerprints of the sixteen parts of these ranges.
+    Narrow {
+        /// The request's.
+        id: u64,
+        /// The ranges, by number.
+        #[serde(deserialize_with = "limit::narrowed")]
+        ranges: Vec<u64>,
+    },
+    /// The answer to one `Narrow`.
+    Parts {
+        /// The request's.
+        id: u64,
+        /// The parts of each range, in the order asked.
+        #[serde(deserialize_with = "limit::narrowed")]
+        parts: Vec<RangeParts>,
+    },
+    /// In a guided merge: send the cells of these ranges, as blocks, then `End`.
+    Fetch {
+        /// The request's.
+        id: u64,
+        /// The ranges, by number.
+        #[serde(deserialize_with = "limit::fetched")]
+        ranges: Vec<u64>,
+    },
+    /// In a guided merge: the asker needs nothing more.
+    Done {
+        /// The request's.
+        id: u64,
+    },
 }
+
+/// The fingerprints of the sixteen parts of a range of positions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeParts {
+    /// Bit n is set if part n holds anything.
+    pub present: u16,
+    /// The low half of the fingerprint of each part that does, in order.
+    #[serde(deserialize_with = "limit::parts")]
+    pub sums: Vec<PartSum>,
+}
+
+/// The low half of a fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartSum(#[serde(with = "postcard::fixint::le")] pub u64);
 
 /// One node's figures, so that one node can report on all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,7 +336,8 @@ impl Message {
                 | Sync::Ack2 { .. }
                 | Sync::Context { .. }
                 | Sync::Block { .. }
-                | Sync::End { .. },
+                | Sync::End { .. }
+                | Sync::Parts { .. },
             ) => Lane::Bulk,
             _ => Lane::News,
         }
@@ -342,7 +397,18 @@ impl Sync {
                 parked.iter().try_for_each(ParkedState::check)
             }
             Self::Abort { reason, .. } => bound("reason", reason.len(), bounds::TEXT),
-            Self::Merge { .. } | Self::Credit { .. } | Self::Block { .. } | Self::End { .. } => Ok(()),
+            Self::Narrow { ranges, .. } => check_numbers(ranges, bounds::NARROW),
+            Self::Fetch { ranges, .. } => check_numbers(ranges, bounds::FETCH),
+            Self::Parts { parts, .. } => parts.iter().try_for_each(|parts| {
+                let fits = parts.present.count_ones() as usize == parts.sums.len();
+                let wrong = || DecodeError::malformed("parts", "it has other parts than it says");
+                fits.then_some(()).ok_or_else(wrong)
+            }),
+            Self::Merge { .. }
+            | Self::Credit { .. }
+            | Self::Block { .. }
+            | Self::End { .. }
+            | Self::Done { .. } => Ok(()),
         }
     }
 }
@@ -376,6 +442,15 @@ fn check_ranges(ranges: &[Range]) -> Result<(), DecodeError> {
         if range.first > range.last {
             return Err(DecodeError::malformed("range", "it ends before it begins"));
         }
+    }
+    Ok(())
+}
+
+/// Ranges of positions are numbered as in a heap whose root is 1, sixty levels deep.
+fn check_numbers(ranges: &[u64], most: usize) -> Result<(), DecodeError> {
+    bound("ranges", ranges.len(), most)?;
+    if ranges.iter().any(|range| *range == 0 || *range >= 1 << 61) {
+        return Err(DecodeError::malformed("ranges", "there is no range of that number"));
     }
     Ok(())
 }

@@ -37,6 +37,11 @@ pub struct Life {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SeenDigest(pub [u8; 16]);
 
+/// A fingerprint of a whole convergent state: the sum modulo 2^128, little-endian, of its
+/// rows' keyed hashes. Equal at equal version vectors, or something is wrong with one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StateDigest(pub [u8; 16]);
+
 impl SeenEntries {
     /// Groups entries that come in ascending order of actor.
     ///

@@ -5,11 +5,11 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use smallvec::{SmallVec, smallvec};
 use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
-use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync, common_version};
+use tidings_proto::message::{Member, PartSum, Pull, Push, Range, RangeParts, Stats, Sync, common_version};
 use tidings_proto::seen::{Life, NodeEntries};
 use tidings_proto::{
     Actor, Baseline, Block, CellState, Counter, CounterState, DecodeError, Edit, Hello, KeyState, Lane,
-    Message, Name, Op, Run, SeenDigest, SeenEntries, Stamp, WireDot, bounds, frame,
+    Message, Name, Op, Run, SeenDigest, SeenEntries, Stamp, StateDigest, WireDot, bounds, frame,
 };
 
 fn actor(incarnation: u64) -> Actor {
@@ -97,7 +97,15 @@ fn bytes_after_a_value_are_refused() {
 
 fn hello() -> Hello {
     let realm = Name::new("r").unwrap();
-    Hello { versions: (1, 1), realm, actor: actor(1), zone: String::new(), addresses: vec![], clock: 0 }
+    Hello {
+        versions: (1, 1),
+        realm,
+        actor: actor(1),
+        zone: String::new(),
+        addresses: vec![],
+        clock: 0,
+        order: 0,
+    }
 }
 
 #[test]
@@ -132,13 +140,19 @@ fn messages_are_bounded() {
     at_most("runs", bounds::RUNS, |n| push(vec![run(1); n]));
     at_most("version vector", bounds::SEEN, have);
     at_most("version vector", bounds::SEEN, |n| {
-        Message::Sync(Sync::Syn { id: 1, digest, entries: Some(seen(n)), credit: 0 })
+        Message::Sync(Sync::Syn {
+            id: 1,
+            digest,
+            state: StateDigest([0; 16]),
+            entries: Some(seen(n)),
+            credit: 0,
+        })
     });
     at_most("version vector", bounds::SEEN, |n| {
-        Message::Sync(Sync::Ack { id: 1, entries: Some(seen(n)), runs: vec![] })
+        Message::Sync(Sync::Ack { id: 1, entries: Some(seen(n)), state: None, runs: vec![] })
     });
     at_most("runs", bounds::RUNS, |n| {
-        Message::Sync(Sync::Ack { id: 1, entries: None, runs: vec![run(1); n] })
+        Message::Sync(Sync::Ack { id: 1, entries: None, state: None, runs: vec![run(1); n] })
     });
     at_most("runs", bounds::RUNS, |n| Message::Sync(Sync::Ack2 { id: 1, runs: vec![run(1); n] }));
     at_most("version vector", bounds::SEEN, |n| {
@@ -148,6 +162,16 @@ fn messages_are_bounded() {
         let parked = ParkedState { key: vec![], target: ParkedTarget::Set, actor: actor(1), seq: 1 };
         Message::Sync(Sync::Context { id: 1, seen: seen(1), parked: vec![parked; n] })
     });
+    at_most("ranges", bounds::NARROW, |n| Message::Sync(Sync::Narrow { id: 1, ranges: vec![1; n] }));
+    at_most("ranges", bounds::FETCH, |n| Message::Sync(Sync::Fetch { id: 1, ranges: vec![1; n] }));
+    let none = RangeParts { present: 0, sums: vec![] };
+    at_most("ranges", bounds::NARROW, |n| Message::Sync(Sync::Parts { id: 1, parts: vec![none.clone(); n] }));
+    for number in [0, 1 << 61, u64::MAX] {
+        malformed("ranges", read_message(&Message::Sync(Sync::Narrow { id: 1, ranges: vec![number] })));
+        malformed("ranges", read_message(&Message::Sync(Sync::Fetch { id: 1, ranges: vec![number] })));
+    }
+    let lying = RangeParts { present: 0b11, sums: vec![PartSum(1)] };
+    malformed("parts", read_message(&Message::Sync(Sync::Parts { id: 1, parts: vec![lying] })));
     at_most("reason", bounds::TEXT, |n| Message::Sync(Sync::Abort { id: 1, reason: text(n) }));
     at_most("ranges", bounds::SEEN, |n| Message::Pull(Pull::Ops { id: 1, ranges: vec![range.clone(); n] }));
     at_most("ranges", bounds::SEEN, |n| {

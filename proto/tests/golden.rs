@@ -179,7 +179,7 @@ fn every_variant_has_a_vector() {
     }
     assert_eq!(kinds, Message::KINDS.iter().copied().collect());
     assert_eq!(edits.len(), 8, "{edits:?}");
-    assert_eq!(merge.len(), 9, "every variant of Sync");
+    assert_eq!(merge.len(), 13, "every variant of Sync");
     assert_eq!(cells.len(), 3, "every variant of CellState");
 }
 
@@ -207,7 +207,7 @@ fn the_specification_has_the_bounds() {
         )*};
     }
     stands!(NAME KEY ELEMENT VALUE ITEMS EDITS DOTS OP RUN_OPS RUNS ACTORS BATCH BLOCK HELLO_FRAME NEWS_FRAME);
-    stands!(BULK_FRAME SEEN PULL_KEYS PARKED MEMBERS ADDRESSES TEXT FIGURES);
+    stands!(BULK_FRAME SEEN NARROW FETCH PULL_KEYS PARKED MEMBERS ADDRESSES TEXT FIGURES);
 }
 
 fn thousands(n: usize) -> String {

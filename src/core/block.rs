@@ -93,9 +93,9 @@ impl<'a> BlockBuilder<'a> {
         std::mem::take(&mut self.block)
     }
 
-    /// Bytes gathered since the last full block, roughly.
-    pub fn size(&self) -> usize {
-        self.size
+    /// Whether a block is full.
+    pub fn has_full(&self) -> bool {
+        !self.full.is_empty()
     }
 
     fn begin(&mut self, key: &[u8]) {

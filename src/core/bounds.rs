@@ -29,6 +29,8 @@ pub const PULL_RANGES: usize = 1 << 10;
 pub const SNAPSHOTS: usize = 5;
 /// Blocks of a context merge in flight before the receiver grants more.
 pub const BLOCK_CREDIT: u32 = 8;
+/// Most changes noted while a context merge is guided; with more it is begun anew.
+pub const TOUCHED: usize = 1 << 20;
 /// Most bytes staged by one context merge.
 pub const STAGED: usize = 16 << 30;
 /// Size at which a record for the disk is closed and the next begun.

@@ -21,7 +21,7 @@ use super::counter::Part;
 use super::mutant::{self, Mutant};
 use super::parked::{Removal, Target};
 use super::register::Version;
-use super::table::HashKey;
+use super::table::{HashKey, within_any};
 
 /// A fingerprint: a sum of rows, and a count of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -102,6 +102,52 @@ impl Span {
     }
 }
 
+/// Ranges of positions under a key: what part of a state something is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranges {
+    key: HashKey,
+    /// In ascending order, apart from each other.
+    spans: Vec<Span>,
+}
+
+impl Ranges {
+    /// Those ranges of leading bits.
+    pub fn new(key: HashKey, prefixes: impl IntoIterator<Item = Prefix>) -> Self {
+        let mut spans: Vec<Span> = prefixes.into_iter().map(Prefix::span).collect();
+        spans.sort_unstable();
+        spans.dedup_by(|next, last| {
+            let joins = last.end == u64::MAX || next.start <= last.end + 1;
+            if joins {
+                last.end = last.end.max(next.end);
+            }
+            joins
+        });
+        Self { key, spans }
+    }
+
+    /// Those positions, as they were told to a disk.
+    pub fn from_spans(key: HashKey, spans: Vec<Span>) -> Option<Self> {
+        let ordered = spans.windows(2).all(|pair| pair[0].end < pair[1].start);
+        let each = spans.iter().all(|span| span.start <= span.end);
+        (ordered && each).then_some(Self { key, spans })
+    }
+
+    /// The key under which positions are meant.
+    pub fn key(&self) -> HashKey {
+        self.key
+    }
+
+    /// The positions.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Whether a position is in one of them.
+    pub fn contains(&self, position: u64) -> bool {
+        within_any(&self.spans, position)
+    }
+}
+
 /// All positions that begin with certain bits: a node of the binary tree over all
 /// positions, numbered as in a heap. The root is 1, the halves of n are 2n and 2n + 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +180,11 @@ impl Prefix {
         self.0.ilog2()
     }
 
+    /// Whether there are ranges so much smaller.
+    pub fn has_parts(self) -> bool {
+        self.depth() + 4 <= DEEPEST
+    }
+
     /// Its positions.
     pub fn span(self) -> Span {
         let depth = self.depth();
@@ -141,7 +192,7 @@ impl Prefix {
         Span { start, end: start | u64::MAX.checked_shr(depth).unwrap_or(0) }
     }
 
-    /// Its sixteen parts, in order.
+    /// Its sixteen parts, in order. Not of the deepest: see [`Prefix::has_parts`].
     pub fn parts(self) -> impl Iterator<Item = Self> {
         (0..16).map(move |n| Self(self.0 << 4 | n))
     }
@@ -268,6 +319,38 @@ impl Rows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::actors::ActorIx;
+
+    /// As proto/SPEC.md has it: worked out once, never to be changed.
+    #[test]
+    fn rows_hash_to_what_they_always_did() {
+        let key = HashKey(0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
+        let rows = Rows { key, tags: &[0x1122_3344_5566_7788] };
+        let dot = ShortDot::new(ActorIx(0), 5);
+        let version = Version { dot, stamp: tidings_proto::Stamp(9), value: b"value"[..].into() };
+        let tally = Tally { birth: 3, p: 1 << 70, n: 2 };
+        let part = Part { actor: ActorIx(0), contribution: Some(tally), baseline: Some(Box::new(tally)) };
+        let removal = |target| Removal { key: b"key"[..].into(), target };
+        let sums = [
+            rows.version(7, &version),
+            rows.member(7, b"element", dot),
+            rows.part(7, Counter::Pn, &part),
+            rows.parked(dot, &removal(Target::Register)),
+            rows.parked(dot, &removal(Target::Member(b"element"[..].into()))),
+            rows.parked(dot, &removal(Target::Set)),
+        ]
+        .map(|row| row.sum());
+        assert_eq!(key.hash(b"order"), 13_696_401_201_864_701_539);
+        let expected = [
+            0x3f51_b6c6_8db6_6374_53cf_1471_515b_0025,
+            0xdc03_2e06_f5d8_2ee1_bbad_173e_b481_d5e3,
+            0x5356_bf24_2813_732c_e5ed_d829_1cb5_dc2a,
+            0x1712_40f6_617e_475c_9df9_88d2_7a05_fbca,
+            0x991d_15a5_6437_1c7a_ad93_3958_4951_beb6,
+            0x0392_2a37_3860_32ed_e0b3_c3ea_5270_6c5a,
+        ];
+        assert_eq!(sums, expected);
+    }
 
     #[test]
     fn prefixes_are_a_tree_over_all_positions() {
@@ -284,6 +367,20 @@ mod tests {
         }
         assert_eq!(Prefix::numbered(0), None);
         assert_eq!(Prefix::numbered(1 << 61), None);
+    }
+
+    #[test]
+    fn ranges_join_where_they_meet() {
+        let key = HashKey(1, 2);
+        let parts: Vec<Prefix> = Prefix::ROOT.parts().collect();
+        assert_eq!(Ranges::new(key, parts.clone()).spans(), [Span::ALL]);
+        let ranges = Ranges::new(key, [parts[9], parts[3], parts[4], parts[3]]);
+        assert_eq!(ranges.spans().len(), 2);
+        assert_eq!(ranges.spans()[0], Span { start: parts[3].span().start, end: parts[4].span().end });
+        assert!(ranges.contains(parts[9].span().end) && !ranges.contains(parts[10].span().start));
+        assert!(!ranges.contains(0));
+        assert_eq!(Ranges::from_spans(key, ranges.spans().to_vec()), Some(ranges));
+        assert_eq!(Ranges::from_spans(key, vec![Span { start: 2, end: 1 }]), None);
     }
 
     #[test]

@@ -26,12 +26,19 @@ pub enum Entry {
     },
     /// A block of that merge, encoded.
     MergeBlock(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// The merge takes place.
+    /// The merge takes place, of the whole state.
     MergeCommit,
     /// A member became known, or its addresses changed.
     Member(Member),
     /// An operator removed a member's addresses.
     Forget(String),
+    /// The merge takes place, of some ranges of positions.
+    MergeRanges {
+        /// The key under which positions are meant.
+        key: (u64, u64),
+        /// The first and the last position of each, in ascending order.
+        spans: Vec<(u64, u64)>,
+    },
 }
 
 impl Entry {

@@ -12,7 +12,7 @@ use super::bounds;
 use super::members::Members;
 use super::pull::Wants;
 use super::replica::Replica;
-use super::sync::Merges;
+use super::session::Merges;
 
 /// A moment, as the live zone read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,6 +85,8 @@ pub struct Link {
     pub(super) flight: Option<super::pull::Flight>,
     /// How long answers to requests take, smoothed; microseconds.
     pub(super) answer_time: u64,
+    /// A hash under the key by which the peer orders its cells.
+    pub(super) order: u64,
     /// The peer's wall clock minus ours at the handshake; milliseconds.
     pub clock_offset: i64,
     /// When the link came up; monotonic microseconds.
@@ -150,6 +152,11 @@ pub enum Event {
         /// Bytes received.
         bytes: usize,
     },
+    /// That peer has seen the same and holds something else: rot, or a bug.
+    Diverged {
+        /// The peer.
+        node: Name,
+    },
     /// A peer sent what it must not; the link should be closed.
     Misbehaved {
         /// The link.
@@ -180,6 +187,8 @@ pub struct GossipCounts {
     pub syncs_answered: u64,
     /// Anti-entropy exchanges that found both sides equal.
     pub syncs_equal: u64,
+    /// Times that a peer had seen the same and held something else: rot, or a bug.
+    pub diverged: u64,
     /// Ops sent, in pushes, answers and exchanges.
     pub ops_sent: u64,
     /// Context merges that took place here.
@@ -198,7 +207,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 16] {
+    pub fn figures(&self) -> [(&'static str, u64); 17] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -209,6 +218,7 @@ impl GossipCounts {
             ("syncs_ended", self.syncs_ended),
             ("syncs_answered", self.syncs_answered),
             ("syncs_equal", self.syncs_equal),
+            ("diverged", self.diverged),
             ("ops_sent", self.ops_sent),
             ("merges", self.merges),
             ("merges_aborted", self.merges_aborted),
@@ -366,6 +376,7 @@ impl Gossip {
             syn: None,
             flight: None,
             answer_time: 100_000,
+            order: hello.order,
             clock_offset: hello.clock.min(1 << 62) as i64 - now.wall.min(1 << 62) as i64,
             since: now.mono,
         };
@@ -449,7 +460,7 @@ impl Gossip {
     /// and who is to be told. What it puts into the outbox may leave once the
     /// replica's records have been written.
     pub fn settle(&mut self, now: Now, replica: &mut Replica) {
-        self.end_lost_snapshots(replica);
+        self.end_lost_sessions(replica);
         self.save_members(replica);
         self.own_elsewhere(replica, 0);
         if self.links.is_empty() {

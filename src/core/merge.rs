@@ -12,7 +12,7 @@ use tidings_proto::op::Counter;
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::cells::{Cells, Changing};
 use super::counter::{Part, Parts};
-use super::fingerprint::{Fingerprint, Rows};
+use super::fingerprint::{Fingerprint, Ranges, Rows};
 use super::mutant::{self, Mutant};
 use super::register::Version;
 use super::state::{ApplyError, State};
@@ -23,6 +23,12 @@ impl State {
     /// Merges another state into this one, in one step. Running snapshots of
     /// this state are aborted: too much changes at once for them to follow.
     pub fn merge(&mut self, other: &State) -> Result<(), ApplyError> {
+        self.merge_ranges(other, None)
+    }
+
+    /// [`State::merge`] where the other state is only known in some ranges: elsewhere both
+    /// hold the same, which no merge changes. Its version vector and parked removals are whole.
+    pub fn merge_ranges(&mut self, other: &State, ranges: Option<&Ranges>) -> Result<(), ApplyError> {
         if !self.parked.has_room(other.parked.len(), other.parked.bytes()) {
             return Err(ApplyError::ParkedFull);
         }
@@ -31,15 +37,20 @@ impl State {
         for (at, place) in places.iter().enumerate() {
             theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
         }
-        if !mutant::is(Mutant::SnapshotOverMerge) {
-            self.snapshots.abort_all();
+        match ranges.filter(|ranges| ranges.key() == self.hash_key) {
+            _ if mutant::is(Mutant::SnapshotOverMerge) => {}
+            None => self.snapshots.abort_all(),
+            Some(ranges) => {
+                let starts = self.cells.starts(ranges.spans());
+                starts.into_iter().for_each(|at| self.snapshots.before_change(&self.cells, at));
+            }
         }
         let mut places_there = vec![None; self.actors.len()];
         for (at, place) in places.iter().enumerate() {
             places_there[place.index()] = Some(ActorIx(at as u32));
         }
         let join = Join { ours: self.seen.clone(), theirs, places, places_there };
-        self.merge_common(other, &join);
+        self.merge_common(other, &join, ranges);
         self.merge_new(other, &join);
         let rows = Rows { key: self.hash_key, tags: &self.tags };
         for (dot, removal) in other.parked.iter().filter(|_| !mutant::is(Mutant::ParkedLeftBehind)) {
@@ -57,14 +68,13 @@ impl State {
         (0..actors.len()).map(|at| self.intern(actors.get(ActorIx(at as u32)))).collect()
     }
 
-    /// Every key that we have: against what they have of it, which may be nothing.
-    fn merge_common(&mut self, other: &State, join: &Join) {
+    /// Every key that we have in the ranges: against what they have of it, which may be nothing.
+    fn merge_common(&mut self, other: &State, join: &Join, ranges: Option<&Ranges>) {
         let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
         let rows = Rows { key: *hash_key, tags };
-        table.retain(|cells| {
+        let mut merge = |position: u64, cells: &mut Cells| {
             let before = Shape::of(cells);
             let key = cells.key().to_vec();
-            let position = hash_key.hash(&key);
             let theirs = other.get(&key);
             let keep = |dot: ShortDot, element: Option<&[u8]>, theirs_live: bool| {
                 theirs_live
@@ -82,7 +92,16 @@ impl State {
             let cells = ours.finish();
             tallies.replace(&before, &Shape::of(cells));
             !cells.is_blank()
-        });
+        };
+        match ranges {
+            Some(ranges) if ranges.key() == *hash_key => table.retain_within(ranges.spans(), merge),
+            Some(ranges) => {
+                // Told in another order, by a log of a time when the realm had another key.
+                let told = |cells: &Cells| ranges.contains(ranges.key().hash(cells.key()));
+                table.retain(|cells| !told(cells) || merge(hash_key.hash(cells.key()), cells));
+            }
+            None => table.retain(|cells| merge(hash_key.hash(cells.key()), cells)),
+        }
     }
 
     /// Every key that only they have.

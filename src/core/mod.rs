@@ -17,6 +17,7 @@
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`mutant`]: rules that the simulator breaks
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
+//! * [`session`]: context merges, where no log reaches
 
 #![warn(missing_docs)]
 
@@ -38,6 +39,7 @@ pub mod pull;
 pub mod push;
 pub mod register;
 pub mod replica;
+pub mod session;
 pub mod set;
 pub mod snapshot;
 pub mod state;

@@ -46,6 +46,8 @@ pub enum Mutant {
     FingerprintWithoutR,
     /// Fingerprints are the XOR of rows that do not name their element: two adds of one op cancel.
     FingerprintByXor,
+    /// A range that a merge skipped is not looked at again before it takes place.
+    SkippedNotChecked,
 }
 
 #[cfg(feature = "mutants")]
@@ -70,7 +72,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 20] = [
+        pub const ALL: [Self; 21] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -91,6 +93,7 @@ mod active {
             Self::StoppedSpins,
             Self::FingerprintWithoutR,
             Self::FingerprintByXor,
+            Self::SkippedNotChecked,
         ];
     }
 }

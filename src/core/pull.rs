@@ -221,7 +221,7 @@ impl Gossip {
             self.pull(now, link, ranges);
         }
         if let Some(link) = merge_from {
-            self.begin_merge(now, link);
+            self.begin_merge(now, replica, link);
         }
     }
 

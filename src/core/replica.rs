@@ -9,6 +9,7 @@ use super::block::parked_states;
 use super::bounds;
 use super::cells::Cells;
 use super::clock::Clock;
+use super::fingerprint::{Ranges, Span};
 use super::journal::Entry;
 use super::oplog::OpLog;
 use super::state::{ApplyError, State};
@@ -260,14 +261,44 @@ impl Replica {
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
     ) -> Result<(), ApplyError> {
+        self.merge_ranges(staged, seen, parked, blocks, None)
+    }
+
+    /// [`Replica::merge`] where only some ranges have been staged: in the others both hold the same.
+    pub(super) fn merge_ranges(
+        &mut self,
+        staged: &State,
+        seen: SeenEntries,
+        parked: Vec<ParkedState>,
+        blocks: Vec<Vec<u8>>,
+        ranges: Option<&Ranges>,
+    ) -> Result<(), ApplyError> {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
-        self.state.merge(staged)?;
+        self.state.merge_ranges(staged, ranges)?;
         self.note_closable_of(staged);
         self.entries.push(Entry::MergeBegin { seen, parked });
         self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
-        self.entries.push(Entry::MergeCommit);
+        self.entries.push(ranges.map_or(Entry::MergeCommit, |ranges| Entry::MergeRanges {
+            key: (ranges.key().0, ranges.key().1),
+            spans: ranges.spans().iter().map(|span| (span.start, span.end)).collect(),
+        }));
         Ok(())
+    }
+
+    /// Begins to note which keys ops change.
+    pub(super) fn watch(&mut self) {
+        self.state.touched = Some(Vec::new());
+    }
+
+    /// No longer notes which keys ops change.
+    pub(super) fn unwatch(&mut self) {
+        self.state.touched = None;
+    }
+
+    /// Positions of the keys that ops have changed; none if they were too many.
+    pub(super) fn touched(&self) -> Option<&[u64]> {
+        self.state.touched.as_deref().filter(|touched| touched.len() <= bounds::TOUCHED)
     }
 
     /// What `Mutant::SeenTooEarly` does.
@@ -430,6 +461,13 @@ impl Recovery {
             Entry::MergeCommit => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
                 self.state.merge(&staged)?;
+            }
+            Entry::MergeRanges { key, spans } => {
+                let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
+                let spans = spans.into_iter().map(|(start, end)| Span { start, end }).collect();
+                let ranges = Ranges::from_spans(HashKey(key.0, key.1), spans);
+                let ranges = ranges.ok_or_else(|| misplaced("a range that overlaps another"))?;
+                self.state.merge_ranges(&staged, Some(&ranges))?;
             }
             Entry::Member(member) => {
                 self.members.insert(member.node.to_string(), member);

@@ -2,10 +2,14 @@
 //!
 //! A snapshot walks the buckets of the table in hash order, a step at a time,
 //! while writes go on. A bucket that is about to change before the walk has come
-//! to it is encoded first. So all blocks of a snapshot are of one moment, the one
-//! at which it began, and no step holds up writes for longer than one bucket takes.
+//! to it is copied first. So all blocks of a snapshot are of one moment, the one
+//! at which it began, and no step holds up writes for longer than a few buckets take.
+//!
+//! A *guided* snapshot gives only what it is asked for: the fingerprints of ranges
+//! at that moment, and the cells of those that its reader wants.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use tidings_proto::SeenEntries;
 use tidings_proto::cell::ParkedState;
@@ -14,9 +18,10 @@ use super::actors::Actors;
 use super::block::{BlockBuilder, parked_states};
 use super::bounds;
 use super::cells::Cells;
+use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Span};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
-use super::table::Table;
+use super::table::{Named, Table};
 
 /// Names a running snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,18 +32,26 @@ pub struct SnapshotId(u64);
 pub enum Step {
     /// The next encoded block.
     Block(Vec<u8>),
-    /// There are no more.
+    /// There are no more, of what was asked for.
     Done,
     /// The snapshot was aborted; what it gave so far belongs to nothing.
     Aborted,
 }
 
+/// Most buckets that one step reads.
+const STEP_BUCKETS: usize = 32;
+
+/// A bucket as it was, in hash order.
+type Copied = Arc<[(u64, Cells)]>;
+
 #[derive(Debug, Clone, Default)]
 struct Snapshot {
-    /// Positions before this one are done; none when all are.
-    cursor: Option<u64>,
-    /// Buckets that changed before the walk came to them: by first position, the last one and the blocks.
-    early: BTreeMap<u64, (u64, Vec<Vec<u8>>)>,
+    /// The fingerprints of all ranges as they were, if the snapshot is guided.
+    fingerprints: Option<FingerprintTree>,
+    /// What is left to be walked, in order.
+    spans: VecDeque<Span>,
+    /// Buckets that have changed since and may be walked or compared: by first position, the last one and the cells.
+    early: BTreeMap<u64, (u64, Copied)>,
     ready: VecDeque<Vec<u8>>,
 }
 
@@ -51,13 +64,18 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Begins a snapshot, unless too many are running.
-    pub fn begin(&mut self) -> Option<SnapshotId> {
+    fn begin(&mut self, cells: &Table<Cells>, guided: bool) -> Option<SnapshotId> {
         if self.running.len() >= bounds::SNAPSHOTS {
             return None;
         }
         self.next += 1;
         let id = SnapshotId(self.next);
-        self.running.insert(id, Snapshot { cursor: Some(0), ..Snapshot::default() });
+        let snapshot = if guided {
+            Snapshot { fingerprints: Some(cells.fingerprints().clone()), ..Snapshot::default() }
+        } else {
+            Snapshot { spans: [Span::ALL].into(), ..Snapshot::default() }
+        };
+        self.running.insert(id, snapshot);
         Some(id)
     }
 
@@ -71,42 +89,116 @@ impl Snapshots {
     }
 
     /// Must be called before anything in the bucket of `hash` changes.
-    pub(super) fn before_change(&mut self, cells: &Table<Cells>, actors: &Actors, hash: u64) {
+    pub(super) fn before_change(&mut self, cells: &Table<Cells>, hash: u64) {
         if self.running.is_empty() || mutant::is(Mutant::SnapshotOfLater) {
             return;
         }
         let span = cells.span(hash);
-        let mut encoded: Option<Vec<Vec<u8>>> = None;
-        for snapshot in self.running.values_mut() {
-            if snapshot.cursor.is_none_or(|cursor| cursor > span.start) || snapshot.has_early(span.start) {
-                continue;
-            }
-            let blocks = encoded.get_or_insert_with(|| encode(cells, actors, span.start));
-            snapshot.early.insert(span.start, (span.end, blocks.clone()));
+        let mut copy: Option<Copied> = None;
+        for snapshot in self.running.values_mut().filter(|snapshot| snapshot.needs(span)) {
+            let copy = copy.get_or_insert_with(|| {
+                cells.bucket(hash).map(|(position, cells)| (position, cells.clone())).collect()
+            });
+            snapshot.early.insert(span.start, (span.end, copy.clone()));
         }
     }
 
     /// The next block. At most a few buckets' work.
-    pub fn step(&mut self, id: SnapshotId, cells: &Table<Cells>, actors: &Actors) -> Step {
+    fn step(&mut self, id: SnapshotId, cells: &Table<Cells>, actors: &Actors) -> Step {
         let Some(snapshot) = self.running.get_mut(&id) else { return Step::Aborted };
-        loop {
-            if let Some(block) = snapshot.ready.pop_front() {
-                return Step::Block(block);
-            }
-            let Some(cursor) = snapshot.cursor else { return Step::Done };
-            let end = match snapshot.early.remove(&cursor) {
-                Some((end, blocks)) => {
-                    snapshot.ready.extend(blocks);
-                    end
-                }
-                None => {
-                    snapshot.ready.extend(encode(cells, actors, cursor));
-                    cells.span(cursor).end
-                }
-            };
-            snapshot.cursor = end.checked_add(1);
+        while snapshot.ready.is_empty() && !snapshot.spans.is_empty() {
+            snapshot.walk(cells, actors);
+        }
+        snapshot.ready.pop_front().map_or(Step::Done, Step::Block)
+    }
+}
+
+impl Snapshot {
+    /// Whether a bucket that is about to change must be kept as it is.
+    fn needs(&self, span: Span) -> bool {
+        let walked = self.spans.front().is_none_or(|front| front.start > span.start);
+        let kept =
+            self.early.range(..=span.start).next_back().is_some_and(|(_, (end, _))| *end >= span.start);
+        !kept && (self.fingerprints.is_some() || !walked)
+    }
+
+    /// The bucket at a position as it was: its last position, and its cells if they have changed since.
+    fn bucket(&self, cells: &Table<Cells>, position: u64) -> (Span, Option<&Copied>) {
+        let early = self.early.range(..=position).next_back().filter(|(_, (end, _))| *end >= position);
+        match early {
+            Some((start, (end, copy))) => (Span { start: *start, end: *end }, Some(copy)),
+            None => (cells.span(position), None),
         }
     }
+
+    /// Encodes what comes next: about a block, of a few buckets.
+    fn walk(&mut self, cells: &Table<Cells>, actors: &Actors) {
+        let mut builder = BlockBuilder::new(actors);
+        for _ in 0..STEP_BUCKETS {
+            let Some(&Span { start, end }) = self.spans.front() else { break };
+            let (bucket, copy) = self.bucket(cells, start);
+            let part = Span { start, end: end.min(bucket.end) };
+            match copy {
+                Some(copy) => {
+                    let within = copy.iter().filter(|(position, _)| part.contains(*position));
+                    within.for_each(|(_, cells)| builder.push(cells));
+                }
+                None => cells.within(part).for_each(|(_, cells)| builder.push(cells)),
+            }
+            if part.end == end {
+                self.spans.pop_front();
+            } else {
+                self.spans[0].start = part.end + 1;
+            }
+            if self.fingerprints.is_none() && self.early.first_key_value().is_some_and(|(at, _)| *at <= start)
+            {
+                self.early.pop_first();
+            }
+            if builder.has_full() {
+                break;
+            }
+        }
+        self.ready.extend(builder.finish());
+    }
+
+    /// The fingerprints of the sixteen parts of a range, as they were.
+    fn parts(&self, cells: &Table<Cells>, range: Prefix) -> [Fingerprint; 16] {
+        let (bucket, copy) = self.bucket(cells, range.span().start);
+        if bucket.end < range.span().end {
+            let mut parts = [Fingerprint::default(); 16];
+            range.parts().zip(&mut parts).for_each(|(part, sum)| *sum = self.part(cells, part));
+            return parts;
+        }
+        match copy {
+            Some(copy) => spread(range, copy.iter().map(|(position, cells)| (*position, cells))),
+            None => spread(range, cells.within(range.span())),
+        }
+    }
+
+    /// The fingerprint of a range that is a bucket, or of several, or part of one.
+    fn part(&self, cells: &Table<Cells>, range: Prefix) -> Fingerprint {
+        let (bucket, copy) = self.bucket(cells, range.span().start);
+        let within = range.span();
+        if bucket.end <= within.end && bucket.start >= within.start {
+            return self.fingerprints.as_ref().map(|tree| tree.get(range)).unwrap_or_default();
+        }
+        let is_in = |position: &u64| within.contains(*position);
+        match copy {
+            Some(copy) => copy.iter().filter(|(at, _)| is_in(at)).map(|(_, cells)| cells.fingerprint()).sum(),
+            None => cells.within(within).map(|(_, cells)| cells.fingerprint()).sum(),
+        }
+    }
+}
+
+/// Sums the items of a range by its sixteen parts.
+pub(super) fn spread<'a>(range: Prefix, items: impl Iterator<Item = (u64, &'a Cells)>) -> [Fingerprint; 16] {
+    let mut parts = [Fingerprint::default(); 16];
+    let (span, shift) = (range.span(), 60 - range.depth());
+    for (position, cells) in items.filter(|(position, _)| span.contains(*position)) {
+        let part = &mut parts[(position >> shift & 15) as usize];
+        *part = *part + cells.fingerprint();
+    }
+    parts
 }
 
 /// A snapshot that has begun, and the context that all its blocks belong to.
@@ -124,7 +216,16 @@ impl Replica {
     /// Begins a snapshot of the state, unless too many are running. Its context
     /// is taken in the same step: a live set travels only with the context it belongs to.
     pub fn begin_snapshot(&mut self) -> Option<Begun> {
-        let id = self.state.snapshots.begin()?;
+        self.begin(false)
+    }
+
+    /// Begins a snapshot that gives nothing before it is asked for something.
+    pub fn begin_guided_snapshot(&mut self) -> Option<Begun> {
+        self.begin(true)
+    }
+
+    fn begin(&mut self, guided: bool) -> Option<Begun> {
+        let id = self.state.snapshots.begin(&self.state.cells, guided)?;
         let parked = parked_states(&self.state.parked, &self.state.actors);
         Some(Begun { id, seen: self.state.seen_entries(), parked })
     }
@@ -134,22 +235,21 @@ impl Replica {
         self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
     }
 
+    /// The fingerprints of the sixteen parts of a range, as they were when a guided
+    /// snapshot began; none once it has been aborted.
+    pub fn snapshot_parts(&self, id: SnapshotId, range: Prefix) -> Option<[Fingerprint; 16]> {
+        Some(self.state.snapshots.running.get(&id)?.parts(&self.state.cells, range))
+    }
+
+    /// Has a guided snapshot give the cells of some ranges next.
+    pub fn ask_snapshot(&mut self, id: SnapshotId, ranges: impl Iterator<Item = Prefix>) {
+        if let Some(snapshot) = self.state.snapshots.running.get_mut(&id) {
+            snapshot.spans.extend(ranges.map(Prefix::span));
+        }
+    }
+
     /// Ends a snapshot, finished or not.
     pub fn end_snapshot(&mut self, id: SnapshotId) {
         self.state.snapshots.end(id);
     }
-}
-
-impl Snapshot {
-    fn has_early(&self, position: u64) -> bool {
-        self.early.range(..=position).next_back().is_some_and(|(_, (end, _))| *end >= position)
-    }
-}
-
-fn encode(cells: &Table<Cells>, actors: &Actors, hash: u64) -> Vec<Vec<u8>> {
-    let mut builder = BlockBuilder::new(actors);
-    for (_, cells) in cells.bucket(hash) {
-        builder.push(cells);
-    }
-    builder.finish()
 }

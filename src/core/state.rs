@@ -56,6 +56,8 @@ pub struct State {
     pub(super) parked: Parked,
     pub(super) tallies: Tallies,
     pub(super) snapshots: Snapshots,
+    /// Positions of keys that ops have changed, while somebody wants to know.
+    pub(super) touched: Option<Vec<u64>>,
 }
 
 impl State {
@@ -71,6 +73,7 @@ impl State {
             parked: Parked::default(),
             tallies: Tallies::default(),
             snapshots: Snapshots::default(),
+            touched: None,
         }
     }
 
@@ -149,11 +152,27 @@ impl State {
         self.cells.fingerprint(Prefix::ROOT) + self.parked.fingerprint()
     }
 
+    /// A hash under the key that decides the order of cells: nodes for whom it is the
+    /// same can compare fingerprints.
+    pub fn order(&self) -> u64 {
+        self.hash_key.hash(b"order")
+    }
+
     /// [`State::fingerprint`] worked out anew from every row: what an audit compares it with.
     pub fn recount(&self) -> Fingerprint {
         let rows = Rows { key: self.hash_key, tags: &self.tags };
         let cells = self.cells.range(0).map(|(position, cells)| rows.cells(position, cells));
         cells.chain(self.parked.iter().map(|(dot, removal)| rows.parked(dot, removal))).sum()
+    }
+
+    /// The fingerprints of the sixteen parts of a range.
+    pub fn fingerprints_of(&self, range: Prefix) -> [Fingerprint; 16] {
+        if range.depth() < self.cells.prefix(range.span().start).depth() {
+            let mut parts = [Fingerprint::default(); 16];
+            range.parts().zip(&mut parts).for_each(|(part, sum)| *sum = self.cells.fingerprint(part));
+            return parts;
+        }
+        super::snapshot::spread(range, self.cells.within(range.span()))
     }
 
     /// The fingerprint of all cells of the keys in a range.
@@ -209,7 +228,12 @@ impl State {
         if unseen > 0 && !self.parked.has_room(unseen, bytes) {
             return Err(ApplyError::ParkedFull);
         }
-        self.snapshots.before_change(&self.cells, &self.actors, hash);
+        self.snapshots.before_change(&self.cells, hash);
+        if let Some(touched) = &mut self.touched {
+            // One too many says that there were more.
+            touched.truncate(bounds::TOUCHED);
+            touched.push(hash);
+        }
         let rows = Rows { key: self.hash_key, tags: &self.tags };
         let cells = self.cells.get_or_insert(hash, op.key, || Cells::new(op.key));
         let (before, fingerprint) = (Shape::of(cells), cells.fingerprint());

@@ -1,24 +1,16 @@
-//! sync: anti-entropy, and the context merge where the log does not reach.
-//!
-//! Every so often version vectors are compared with a few peers and what is
-//! missing on either side is shipped from the log. A peer whose log no longer
-//! reaches back sends its whole state instead, as blocks of one snapshot with the
-//! version vector they belong to. They are staged, and merged in one step at the
-//! end; a session that breaks off leaves no trace.
-
-use std::collections::BTreeMap;
+//! sync: anti-entropy. Every so often version vectors are compared with a few
+//! peers and what is missing on either side is shipped from the log; where both
+//! have seen the same, so are the fingerprints of their states. What the log no
+//! longer reaches comes by a context merge: see `session`.
 
 use rand::RngExt;
-use tidings_proto::cell::ParkedState;
 use tidings_proto::message::Sync;
-use tidings_proto::{Block, Message, Run, SeenEntries, bounds as wire};
+use tidings_proto::{Message, Run, SeenDigest, SeenEntries, StateDigest, bounds as wire};
 
 use super::bounds;
 use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
-use super::mutant::{self, Mutant};
 use super::pull::{GRACE, Source};
 use super::replica::Replica;
-use super::snapshot::{Begun, SnapshotId, Step};
 use super::state::State;
 
 /// A version vector of at most this many entries travels with SYN.
@@ -27,70 +19,7 @@ const SMALL_SEEN: usize = 64;
 /// How long a link is young; microseconds.
 const YOUNG: u64 = 2_000_000;
 
-/// How long a context merge may be silent before it is given up; microseconds.
-const MERGE_PATIENCE: u64 = 15_000_000;
-
-/// How long the receiver of one may be silent: its patience, and time for blocks in flight; microseconds.
-const OUTGOING_PATIENCE: u64 = 60_000_000;
-
-/// The context merge that this node is receiving.
-#[derive(Debug)]
-struct Incoming {
-    id: u64,
-    link: LinkId,
-    deadline: u64,
-    context: Option<(State, SeenEntries, Vec<ParkedState>)>,
-    blocks: Vec<Vec<u8>>,
-    bytes: usize,
-    granted: u32,
-}
-
-/// A context merge that this node is sending.
-#[derive(Debug)]
-struct Outgoing {
-    id: u64,
-    snapshot: SnapshotId,
-    sent: u32,
-    credit: u32,
-    deadline: u64,
-}
-
-/// Context merges under way.
-#[derive(Debug, Default)]
-pub(super) struct Merges {
-    incoming: Option<Incoming>,
-    outgoing: BTreeMap<LinkId, Outgoing>,
-    /// Snapshots whose receivers are gone.
-    ended: Vec<SnapshotId>,
-    /// No new one is begun before this moment.
-    not_before: u64,
-}
-
-impl Merges {
-    pub(super) fn due(&self) -> impl Iterator<Item = u64> {
-        let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
-        self.incoming.iter().map(|incoming| incoming.deadline).chain(outgoing)
-    }
-}
-
-/// How far an incoming context merge has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MergeProgress {
-    /// From whom.
-    pub link: LinkId,
-    /// Blocks received.
-    pub blocks: usize,
-    /// Bytes received.
-    pub bytes: usize,
-}
-
 impl Gossip {
-    /// The context merge under way, if any.
-    pub fn merge_progress(&self) -> Option<MergeProgress> {
-        let incoming = self.merges.incoming.as_ref()?;
-        Some(MergeProgress { link: incoming.link, blocks: incoming.blocks.len(), bytes: incoming.bytes })
-    }
-
     /// An anti-entropy round: as many peers as the fanout says, drawn from all.
     pub(super) fn sync_round(&mut self, now: Now, replica: &Replica) {
         self.plan_sync(now);
@@ -121,35 +50,38 @@ impl Gossip {
             self.asked.insert(id, (to, token));
         }
         self.counts.syncs_begun += 1;
-        let entries = (entries.len() <= SMALL_SEEN).then_some(entries);
-        self.send(to, Message::Sync(Sync::Syn { id, digest, entries, credit }));
+        // Between nodes that seem to have seen the same, 64 bytes settle it.
+        let equal = replica.places().all(|actor| link.known(actor) == replica.state().seen(actor));
+        let entries = (!equal && entries.len() <= SMALL_SEEN).then_some(entries);
+        let state = state_digest(replica.state());
+        self.send(to, Message::Sync(Sync::Syn { id, digest, state, entries, credit }));
     }
 
     pub(crate) fn on_sync(&mut self, now: Now, replica: &mut Replica, from: LinkId, sync: Sync) {
         match sync {
-            Sync::Syn { id, digest, entries, credit } => {
-                self.on_syn(now, replica, from, id, (digest, entries), credit);
+            Sync::Syn { id, digest, state, entries, credit } => {
+                self.on_syn(now, replica, from, id, (digest, state), entries, credit);
             }
-            Sync::Ack { id, entries, runs } => self.on_ack(now, replica, from, id, entries, &runs),
+            Sync::Ack { id, entries: None, state, .. } => self.on_equal(replica, from, id, state.is_some()),
+            Sync::Ack { id, entries: Some(entries), runs, .. } => {
+                self.on_ack(now, replica, from, id, &entries, &runs);
+            }
             Sync::Ack2 { id: _, runs } => {
                 self.receive(now, replica, from, &runs);
             }
-            Sync::Merge { id } => self.on_merge(now, replica, from, id),
-            Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
-            Sync::Context { id, seen, parked } => self.on_context(now, replica, from, id, seen, parked),
-            Sync::Block { id, index, block } => self.on_block(now, from, id, index, block),
-            Sync::End { id, blocks } => self.on_end(now, replica, from, id, blocks),
-            Sync::Abort { id, reason: _ } => self.on_abort(now, replica, from, id),
+            merge => self.on_session(now, replica, from, merge),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     fn on_syn(
         &mut self,
         now: Now,
         replica: &mut Replica,
         from: LinkId,
         id: u64,
-        (digest, entries): (tidings_proto::SeenDigest, Option<SeenEntries>),
+        (digest, state): (SeenDigest, StateDigest),
+        entries: Option<SeenEntries>,
         credit: u32,
     ) {
         self.counts.syncs_answered += 1;
@@ -157,7 +89,12 @@ impl Gossip {
         if ours.digest() == digest {
             self.counts.syncs_equal += 1;
             self.absorb(replica, from, &ours);
-            self.send(from, Message::Sync(Sync::Ack { id, entries: None, runs: Vec::new() }));
+            let other = Some(state_digest(replica.state())).filter(|ours| *ours != state);
+            let other = other.filter(|_| self.is_comparable(replica, from));
+            if other.is_some() {
+                self.diverged(from);
+            }
+            self.send(from, Message::Sync(Sync::Ack { id, entries: None, state: other, runs: Vec::new() }));
             return;
         }
         let mut runs = Vec::new();
@@ -168,7 +105,21 @@ impl Gossip {
             runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH));
             self.want(now, replica, from, Source::Sync);
         }
-        self.send(from, Message::Sync(Sync::Ack { id, entries: Some(ours), runs }));
+        self.send(from, Message::Sync(Sync::Ack { id, entries: Some(ours), state: None, runs }));
+    }
+
+    /// The peer has seen what we had when we asked.
+    fn on_equal(&mut self, replica: &mut Replica, from: LinkId, id: u64, other_state: bool) {
+        let Some(digest) = self.end_syn(from, id) else { return };
+        self.counts.syncs_equal += 1;
+        let ours = replica.state().seen_entries();
+        if digest == Some(ours.digest()) {
+            self.absorb(replica, from, &ours);
+        }
+        if other_state && self.is_comparable(replica, from) {
+            self.diverged(from);
+        }
+        self.answered(from, id, Answer::Synced { equal: true });
     }
 
     fn on_ack(
@@ -177,32 +128,39 @@ impl Gossip {
         replica: &mut Replica,
         from: LinkId,
         id: u64,
-        entries: Option<SeenEntries>,
+        entries: &SeenEntries,
         runs: &[Run],
     ) {
-        let Some(link) = self.links.get_mut(&from) else { return };
-        let digest = link.syn.take_if(|(syn, _)| *syn == id).map(|(_, digest)| digest);
-        self.counts.syncs_ended += 1;
-        self.receive(now, replica, from, runs);
-        let equal = entries.is_none();
-        match entries {
-            None => {
-                self.counts.syncs_equal += 1;
-                let ours = replica.state().seen_entries();
-                if digest == Some(ours.digest()) {
-                    self.absorb(replica, from, &ours);
-                }
-            }
-            Some(entries) => {
-                self.absorb(replica, from, &entries);
-                let runs = self.lacking(now, replica, from, wire::BATCH);
-                if !runs.is_empty() {
-                    self.send(from, Message::Sync(Sync::Ack2 { id, runs }));
-                }
-                self.want(now, replica, from, Source::Sync);
-            }
+        if self.end_syn(from, id).is_none() {
+            return;
         }
-        self.answered(from, id, Answer::Synced { equal });
+        self.receive(now, replica, from, runs);
+        self.absorb(replica, from, entries);
+        let runs = self.lacking(now, replica, from, wire::BATCH);
+        if !runs.is_empty() {
+            self.send(from, Message::Sync(Sync::Ack2 { id, runs }));
+        }
+        self.want(now, replica, from, Source::Sync);
+        self.answered(from, id, Answer::Synced { equal: false });
+    }
+
+    /// An exchange begun here has been answered: what was asked with, if it is the latest.
+    fn end_syn(&mut self, from: LinkId, id: u64) -> Option<Option<SeenDigest>> {
+        let link = self.links.get_mut(&from)?;
+        self.counts.syncs_ended += 1;
+        Some(link.syn.take_if(|(syn, _)| *syn == id).map(|(_, digest)| digest))
+    }
+
+    /// Whether a peer orders and fingerprints its cells as this node does.
+    pub(super) fn is_comparable(&self, replica: &Replica, peer: LinkId) -> bool {
+        self.links.get(&peer).is_some_and(|link| link.order == replica.state().order())
+    }
+
+    /// Two states differ that have seen the same: memory or disk has rotted, or there is a bug.
+    fn diverged(&mut self, from: LinkId) {
+        self.counts.diverged += 1;
+        let node = self.links[&from].actor.node.clone();
+        self.out.events.push(Event::Diverged { node });
     }
 
     /// Ops that a peer is known to lack, as far as the log and the budget reach.
@@ -235,217 +193,8 @@ impl Gossip {
         self.counts.ops_sent += runs.iter().map(|run: &Run| u64::from(run.count)).sum::<u64>();
         runs
     }
-
-    /// Asks a peer for its whole state. One such session at a time.
-    pub(super) fn begin_merge(&mut self, now: Now, from: LinkId) {
-        if self.merges.incoming.is_some()
-            || self.merges.not_before > now.mono
-            || !self.links.contains_key(&from)
-        {
-            return;
-        }
-        let id = self.fresh_id();
-        self.merges.incoming = Some(Incoming {
-            id,
-            link: from,
-            deadline: now.mono + MERGE_PATIENCE,
-            context: None,
-            blocks: Vec::new(),
-            bytes: 0,
-            granted: 0,
-        });
-        self.send(from, Message::Sync(Sync::Merge { id }));
-    }
-
-    /// Gives up sessions whose other side has gone silent.
-    pub(super) fn expire_merges(&mut self, now: Now) {
-        if let Some(Incoming { id, link, .. }) = self.merges.incoming.take_if(|i| i.deadline <= now.mono) {
-            self.counts.merges_aborted += 1;
-            self.merges.not_before = now.mono + 1_000_000;
-            self.send(link, Message::Sync(Sync::Abort { id, reason: "no answer in time".into() }));
-        }
-        let late = self.merges.outgoing.extract_if(.., |_, outgoing| outgoing.deadline <= now.mono);
-        for (link, Outgoing { id, snapshot, .. }) in late.collect::<Vec<_>>() {
-            self.merges.ended.push(snapshot);
-            self.send(link, Message::Sync(Sync::Abort { id, reason: "no credit in time".into() }));
-        }
-    }
-
-    pub(super) fn merge_link_down(&mut self, now: Now, link: LinkId) {
-        if self.merges.incoming.take_if(|incoming| incoming.link == link).is_some() {
-            self.counts.merges_aborted += 1;
-            self.merges.not_before = now.mono;
-        }
-        if let Some(outgoing) = self.merges.outgoing.remove(&link) {
-            self.merges.ended.push(outgoing.snapshot);
-        }
-    }
-
-    /// One snapshot is left for the checkpoint, whoever else asks for one.
-    fn on_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
-        if let Some(old) = self.merges.outgoing.remove(&from) {
-            replica.end_snapshot(old.snapshot);
-        }
-        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS;
-        let begun = room.then(|| replica.begin_snapshot()).flatten();
-        let Some(Begun { id: snapshot, seen, parked }) = begun else {
-            let reason = "too many snapshots are running".into();
-            self.send(from, Message::Sync(Sync::Abort { id, reason }));
-            return;
-        };
-        self.merges.outgoing.insert(
-            from,
-            Outgoing { id, snapshot, sent: 0, credit: 0, deadline: now.mono + OUTGOING_PATIENCE },
-        );
-        self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
-    }
-
-    fn on_credit(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
-        let Some(outgoing) = self.merges.outgoing.get_mut(&from).filter(|o| o.id == id) else { return };
-        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
-        outgoing.credit = outgoing.credit.saturating_add(blocks).min(bounds::BLOCK_CREDIT);
-        let mut sends = Vec::new();
-        let mut over = false;
-        while outgoing.credit > 0 && !over {
-            match replica.step_snapshot(outgoing.snapshot) {
-                Step::Block(block) => {
-                    sends.push(Sync::Block { id, index: outgoing.sent, block });
-                    outgoing.sent += 1;
-                    outgoing.credit -= 1;
-                }
-                Step::Done => {
-                    sends.push(Sync::End { id, blocks: outgoing.sent });
-                    over = true;
-                }
-                Step::Aborted => {
-                    let reason = "the snapshot was overtaken by a merge".into();
-                    sends.push(Sync::Abort { id, reason });
-                    over = true;
-                }
-            }
-        }
-        if over {
-            replica.end_snapshot(outgoing.snapshot);
-            self.merges.outgoing.remove(&from);
-        }
-        self.counts.blocks_sent += sends.iter().filter(|s| matches!(s, Sync::Block { .. })).count() as u64;
-        sends.into_iter().for_each(|sync| self.send(from, Message::Sync(sync)));
-    }
-
-    fn on_context(
-        &mut self,
-        now: Now,
-        replica: &mut Replica,
-        from: LinkId,
-        id: u64,
-        seen: SeenEntries,
-        parked: Vec<ParkedState>,
-    ) {
-        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
-        match replica.state().staged(&seen, &parked) {
-            Ok(staged) => {
-                if mutant::is(Mutant::SeenTooEarly) {
-                    replica.unite_seen(&seen);
-                }
-                incoming.context = Some((staged, seen, parked));
-                incoming.deadline = now.mono + MERGE_PATIENCE;
-                incoming.granted = bounds::BLOCK_CREDIT;
-                self.send(from, Message::Sync(Sync::Credit { id, blocks: bounds::BLOCK_CREDIT }));
-            }
-            Err(error) => self.refuse_merge(now, from, id, &error.to_string()),
-        }
-    }
-
-    fn on_block(&mut self, now: Now, from: LinkId, id: u64, index: u32, block: Vec<u8>) {
-        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
-        let loaded = match &mut incoming.context {
-            None => Err("a block came before its context".to_string()),
-            Some(_) if index as usize != incoming.blocks.len() => Err("a block is missing".into()),
-            Some(_) if incoming.bytes + block.len() > bounds::STAGED => Err("the state is too large".into()),
-            Some((staged, ..)) => Block::decode(&block)
-                .map_err(Into::into)
-                .and_then(|block| staged.load(&block))
-                .map_err(|error: super::state::ApplyError| error.to_string()),
-        };
-        if let Err(reason) = loaded {
-            self.refuse_merge(now, from, id, &reason);
-            return;
-        }
-        incoming.bytes += block.len();
-        incoming.blocks.push(block);
-        incoming.deadline = now.mono + MERGE_PATIENCE;
-        let outstanding = incoming.granted - incoming.blocks.len() as u32;
-        if outstanding <= bounds::BLOCK_CREDIT / 2 {
-            let blocks = bounds::BLOCK_CREDIT - outstanding;
-            incoming.granted += blocks;
-            self.send(from, Message::Sync(Sync::Credit { id, blocks }));
-        }
-        self.counts.blocks_received += 1;
-    }
-
-    fn on_end(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
-        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
-        if incoming.context.is_none() || incoming.blocks.len() != blocks as usize {
-            self.refuse_merge(now, from, id, "blocks are missing at the end");
-            return;
-        }
-        let incoming = self.merges.incoming.take().expect("just found");
-        let (staged, seen, parked) = incoming.context.expect("just checked");
-        let blocks = incoming.blocks.len();
-        self.absorb(replica, from, &seen);
-        if let Err(error) = replica.merge(&staged, seen, parked, incoming.blocks) {
-            self.refuse_merge(now, from, id, &error.to_string());
-            return;
-        }
-        self.counts.merges += 1;
-        self.receive_ahead(now, replica, from);
-        let node = self.links[&from].actor.node.clone();
-        self.out.events.push(Event::Merged { node, blocks, bytes: incoming.bytes });
-        self.plan_push(now, false, Some(from));
-    }
-
-    fn on_abort(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
-        if self.merges.incoming_of(from, id).is_some() {
-            self.merges.incoming = None;
-            self.counts.merges_aborted += 1;
-            self.merges.not_before = now.mono + 1_000_000;
-        }
-        if self.merges.outgoing.get(&from).is_some_and(|outgoing| outgoing.id == id)
-            && let Some(outgoing) = self.merges.outgoing.remove(&from)
-        {
-            replica.end_snapshot(outgoing.snapshot);
-        }
-    }
-
-    /// Something for the link was dropped. If it was a block, the session cannot
-    /// be completed; all else is offered or asked for again.
-    pub(crate) fn on_dropped(&mut self, link: LinkId) {
-        if let Some(outgoing) = self.merges.outgoing.remove(&link) {
-            self.merges.ended.push(outgoing.snapshot);
-            let reason = "the link cannot keep up".into();
-            self.send(link, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
-        }
-        if let Some(link) = self.links.get_mut(&link) {
-            link.busy = false;
-        }
-    }
-
-    fn refuse_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
-        self.merges.incoming = None;
-        self.merges.not_before = now.mono + 1_000_000;
-        self.counts.merges_aborted += 1;
-        let text: String = reason.chars().take(64).collect();
-        self.send(from, Message::Sync(Sync::Abort { id, reason: text }));
-        self.misbehaved(from, reason);
-    }
-
-    pub(super) fn end_lost_snapshots(&mut self, replica: &mut Replica) {
-        self.merges.ended.drain(..).for_each(|snapshot| replica.end_snapshot(snapshot));
-    }
 }
 
-impl Merges {
-    fn incoming_of(&mut self, link: LinkId, id: u64) -> Option<&mut Incoming> {
-        self.incoming.as_mut().filter(|incoming| incoming.link == link && incoming.id == id)
-    }
+fn state_digest(state: &State) -> StateDigest {
+    StateDigest(state.fingerprint().sum().to_le_bytes())
 }

@@ -74,6 +74,12 @@ impl<T> Bucket<T> {
     }
 }
 
+/// Whether a position lies in one of some ranges that stand in ascending order.
+pub fn within_any(spans: &[Span], position: u64) -> bool {
+    let after = spans.partition_point(|span| span.start <= position);
+    after > 0 && spans[after - 1].contains(position)
+}
+
 /// Within a bucket the leading bits are all alike, so others must spread the items.
 fn inner(hash: u64) -> u64 {
     hash.rotate_left(32)
@@ -110,6 +116,11 @@ impl<T: Named> Table<T> {
 
     fn place(&self, hash: u64) -> usize {
         self.directory[hash.checked_shr(64 - self.depth).unwrap_or(0) as usize] as usize
+    }
+
+    /// The leading bits of the bucket that owns `hash`.
+    pub fn prefix(&self, hash: u64) -> Prefix {
+        self.buckets[self.place(hash)].prefix()
     }
 
     /// The range of the bucket that owns `hash`.
@@ -188,26 +199,63 @@ impl<T: Named> Table<T> {
     /// Visits every item to change it, and drops those for which `keep` says no.
     /// Within a bucket the order is arbitrary: nothing may hang on it.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
-        for bucket in &mut self.buckets {
-            let before = bucket.items.len();
-            bucket.items.retain(&mut keep);
-            self.len -= before - bucket.items.len();
-            if T::SUMMED {
-                let fingerprint: Fingerprint = bucket.items.iter().map(T::fingerprint).sum();
-                let leaf = bucket.prefix();
-                self.fingerprints.add(leaf, fingerprint - self.fingerprints.get(leaf));
+        (0..self.buckets.len()).for_each(|place| self.retain_in(place, &mut keep));
+    }
+
+    /// [`Table::retain`] for the items of some ranges, in ascending order.
+    pub fn retain_within(&mut self, spans: &[Span], mut keep: impl FnMut(u64, &mut T) -> bool) {
+        let key = self.key;
+        for place in self.places(spans) {
+            self.retain_in(place, |item| {
+                let hash = key.hash(item.name());
+                !within_any(spans, hash) || keep(hash, item)
+            });
+        }
+    }
+
+    fn retain_in(&mut self, place: usize, keep: impl FnMut(&mut T) -> bool) {
+        let bucket = &mut self.buckets[place];
+        let before = bucket.items.len();
+        bucket.items.retain(keep);
+        self.len -= before - bucket.items.len();
+        if T::SUMMED {
+            let fingerprint: Fingerprint = bucket.items.iter().map(T::fingerprint).sum();
+            let leaf = bucket.prefix();
+            self.fingerprints.add(leaf, fingerprint - self.fingerprints.get(leaf));
+        }
+    }
+
+    /// The buckets that some ranges, in ascending order, lie in.
+    fn places(&self, spans: &[Span]) -> Vec<usize> {
+        let mut places: Vec<usize> = Vec::new();
+        for span in spans {
+            let mut next = Some(span.start);
+            while let Some(at) = next.filter(|at| *at <= span.end) {
+                let place = self.place(at);
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+                next = self.buckets[place].span().end.checked_add(1);
             }
         }
+        places
+    }
+
+    /// A position in every bucket that some ranges, in ascending order, lie in.
+    pub fn starts(&self, spans: &[Span]) -> Vec<u64> {
+        self.places(spans).into_iter().map(|place| self.buckets[place].start).collect()
     }
 
     /// Splits the bucket that owns `hash`, unless no bits are left to split by.
     fn split(&mut self, hash: u64) {
         let place = self.place(hash);
-        // Beyond 32 bits only chosen collisions would still be together.
-        if self.buckets[place].depth >= 32 {
+        let deepest = self.buckets[place].depth == self.depth;
+        // Chance fills buckets evenly. Only chosen collisions would have the directory
+        // outgrow them: then a bucket is left to be large.
+        if self.depth >= 32 || deepest && self.directory.len() >= 64 * self.buckets.len() {
             return;
         }
-        if self.buckets[place].depth == self.depth {
+        if deepest {
             self.directory = self.directory.iter().flat_map(|&p| [p, p]).collect();
             self.depth += 1;
         }
@@ -237,27 +285,37 @@ impl<T: Named> Table<T> {
 
     /// The items of the bucket that owns `hash`, in hash order.
     pub fn bucket(&self, hash: u64) -> impl Iterator<Item = (u64, &T)> {
-        let bucket = &self.buckets[self.place(hash)];
-        let mut items: Vec<_> = bucket.items.iter().map(|item| (self.key.hash(item.name()), item)).collect();
+        self.sorted(self.place(hash), |_| true)
+    }
+
+    fn sorted(&self, place: usize, wanted: impl Fn(u64) -> bool) -> impl Iterator<Item = (u64, &T)> {
+        let items = self.buckets[place].items.iter().map(|item| (self.key.hash(item.name()), item));
+        let mut items: Vec<_> = items.filter(|(hash, _)| wanted(*hash)).collect();
         // Equal hashes do not happen by chance, but order must not hang on it.
         items.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.name().cmp(b.1.name())));
         items.into_iter()
     }
 
-    /// All items in hash order from position `from` on, with their positions.
-    pub fn range(&self, from: u64) -> impl Iterator<Item = (u64, &T)> {
-        let mut next = Some(from);
+    /// The items of a range in hash order, with their positions.
+    pub fn within(&self, span: Span) -> impl Iterator<Item = (u64, &T)> {
+        let mut next = Some(span.start);
         std::iter::from_fn(move || {
-            let at = next?;
-            next = self.span(at).end.checked_add(1);
-            Some(self.bucket(at).filter(move |(hash, _)| *hash >= from))
+            let at = next.filter(|at| *at <= span.end)?;
+            let place = self.place(at);
+            next = self.buckets[place].span().end.checked_add(1);
+            Some(self.sorted(place, move |hash| span.contains(hash)))
         })
         .flatten()
     }
 
+    /// All items in hash order from position `from` on, with their positions.
+    pub fn range(&self, from: u64) -> impl Iterator<Item = (u64, &T)> {
+        self.within(Span { start: from, end: u64::MAX })
+    }
+
     /// All items in hash order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.range(0).map(|(_, item)| item)
+        self.within(Span::ALL).map(|(_, item)| item)
     }
 
     /// Visits items in hash order from `cursor` on, `count` of them and those of

@@ -159,6 +159,16 @@ impl Credentials {
         self.not_after
     }
 
+    /// What the nodes of a realm share and its applications do not know: a hash of the
+    /// authority's public key. While an authority is being replaced nodes that know of
+    /// another set of them have another one.
+    pub fn realm_key(&self) -> [u8; 16] {
+        let keys = self.authorities.iter().filter_map(|authority| CertInfo::from_der(authority).ok());
+        let derive = |info: CertInfo| blake3::derive_key("tidings realm key 1", &info.public_key);
+        let least = keys.map(derive).min().expect("there is an authority, and it was read before");
+        *least.first_chunk().expect("a hash has 32 bytes")
+    }
+
     /// A secret that stays the same over restarts with the same key, for `purpose` alone.
     pub(super) fn derive_secret(&self, purpose: &str) -> [u8; 32] {
         blake3::derive_key(purpose, self.key.secret_der())

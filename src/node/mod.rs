@@ -269,6 +269,9 @@ impl Node {
             Event::Merged { node, blocks, bytes } => {
                 tracing::info!(from = %node, blocks, bytes, "context merge");
             }
+            Event::Diverged { node } => {
+                tracing::error!(%node, "has seen the same writes and holds something else: memory or a disk has rotted on one of us, or there is a bug");
+            }
             Event::Misbehaved { link, reason } => {
                 tracing::warn!(?link, reason, "a peer sent what it must not; closing the link");
                 self.with_transport(|transport| transport.close(link, &reason));
@@ -306,13 +309,18 @@ impl Node {
     /// Our HELLO of this moment.
     pub fn hello(&self) -> Hello {
         let about = self.about();
+        let (actor, order) = {
+            let engine = self.lock();
+            (engine.replica().actor().clone(), engine.replica().state().order())
+        };
         Hello {
             versions: tidings_proto::VERSIONS,
             realm: about.realm.clone(),
-            actor: self.lock().replica().actor().clone(),
+            actor,
             zone: about.zone.clone(),
             addresses: about.advertise.clone(),
             clock: wall_millis(),
+            order,
         }
     }
 

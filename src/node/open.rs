@@ -28,6 +28,9 @@ pub struct Options {
     pub node: Name,
     /// Its cluster.
     pub realm: Name,
+    /// Decides the order of cells and what their fingerprints are: applications must not
+    /// know it, and only nodes that share it can compare what they hold.
+    pub order: HashKey,
     /// Its zone; empty for none.
     pub zone: String,
     /// Where members are told to reach it; empty for the address they see.
@@ -149,7 +152,7 @@ impl Node {
 fn recover(options: &Options, recovery: store::Recovery) -> Result<(Engine, store::Report), StartError> {
     let began = Instant::now();
     let mut rng = rand::rng();
-    let mut replica = Recovery::new(HashKey(rng.random(), rng.random()), options.log_memory);
+    let mut replica = Recovery::new(options.order, options.log_memory);
     let report = recovery
         .replay(|item| -> Result<(), ApplyError> {
             match item {

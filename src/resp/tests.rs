@@ -25,6 +25,7 @@ impl Home {
     fn new(fsync: Fsync) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = node::Options {
+            order: crate::core::table::HashKey(1, 2),
             data_dir: dir.path().to_path_buf(),
             node: "n1".parse().unwrap(),
             realm: "test".parse().unwrap(),

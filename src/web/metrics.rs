@@ -74,9 +74,11 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways("outcome", [
             ("begun", f.gossip.syncs_begun), ("ended", f.gossip.syncs_ended), ("equal", f.gossip.syncs_equal), ("answered", f.gossip.syncs_answered),
         ]);
-    Counter "tidings_context_merges_total", "Merges of whole states, by result: committed or aborted.",
+    Counter "tidings_divergences_total", "Times that a peer had seen the same writes and held something else: rot, or a bug.",
+        |f, to| to.one(f.gossip.diverged);
+    Counter "tidings_context_merges_total", "Merges of states, by result: committed or aborted.",
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
-    Counter "tidings_context_merge_blocks_total", "Blocks of whole states, by direction.",
+    Counter "tidings_context_merge_blocks_total", "Blocks of cells in merges of states, by direction.",
         |f, to| to.ways("direction", [("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received)]);
     Counter "tidings_ops_sent_total", "Ops sent to peers, in pushes, answers and exchanges.",
         |f, to| to.one(f.gossip.ops_sent);

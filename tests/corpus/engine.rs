@@ -231,7 +231,10 @@ impl World {
         };
         let addresses = vec![format!("{}.example:1", actor.node)];
         let clock = self.now.wall;
-        let hello = Hello { versions: (1, 1), realm: name(9), actor, zone: String::new(), addresses, clock };
+        // One of three orders its cells otherwise and is not asked for fingerprints.
+        let order = if to == 2 { 7 } else { self.nodes[at].engine.replica().state().order() };
+        let (realm, zone) = (name(9), String::new());
+        let hello = Hello { versions: (1, 1), realm, actor, zone, addresses, clock, order };
         self.nodes[at].links[to] = Some(link);
         self.handle(at, Input::LinkUp { link, hello });
     }
@@ -370,12 +373,16 @@ fn id(message: &Message) -> Option<u64> {
             Sync::Syn { id, .. }
             | Sync::Ack { id, .. }
             | Sync::Ack2 { id, .. }
-            | Sync::Merge { id }
+            | Sync::Merge { id, .. }
             | Sync::Context { id, .. }
             | Sync::Credit { id, .. }
             | Sync::Block { id, .. }
             | Sync::End { id, .. }
-            | Sync::Abort { id, .. },
+            | Sync::Abort { id, .. }
+            | Sync::Narrow { id, .. }
+            | Sync::Parts { id, .. }
+            | Sync::Fetch { id, .. }
+            | Sync::Done { id },
         ) => Some(*id),
         Message::Push(_) | Message::Members(_) | Message::Leave => None,
     }

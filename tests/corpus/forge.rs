@@ -1,11 +1,11 @@
 //! Messages that a peer might make up: well formed for the most part, of few actors and small numbers, so that they meet.
 
 use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
-use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync};
+use tidings_proto::message::{Member, PartSum, Pull, Push, Range, RangeParts, Stats, Sync};
 use tidings_proto::seen::SeenDigest;
 use tidings_proto::{
     Actor, Baseline, Block, CellState, Counter, CounterState, Edit, KeyState, Message, Name, Op, Run,
-    SeenEntries, Stamp, WireDot, frame,
+    SeenEntries, Stamp, StateDigest, WireDot, frame,
 };
 
 use crate::bytes::Bytes;
@@ -103,18 +103,20 @@ impl Forger<'_> {
 
     fn sync(&self, bytes: &mut Bytes<'_>) -> Option<Sync> {
         let id = self.id(bytes);
-        Some(match bytes.byte() % 10 {
+        Some(match bytes.byte() % 14 {
             0 => {
                 let entries = bytes.once_in(2).then(|| self.seen(bytes));
                 let digest = entries.as_ref().map_or(SeenDigest([bytes.byte(); 16]), |seen| seen.digest());
-                Sync::Syn { id, digest, entries, credit: bytes.number() as u32 }
+                let state = StateDigest([bytes.byte(); 16]);
+                Sync::Syn { id, digest, state, entries, credit: bytes.number() as u32 }
             }
             1 => {
                 let entries = bytes.once_in(2).then(|| self.seen(bytes));
-                Sync::Ack { id, entries, runs: self.runs(bytes) }
+                let state = bytes.once_in(4).then(|| StateDigest([bytes.byte(); 16]));
+                Sync::Ack { id, entries, state, runs: self.runs(bytes) }
             }
             2 => Sync::Ack2 { id, runs: self.runs(bytes) },
-            3 => Sync::Merge { id },
+            3 => Sync::Merge { id, guided: bytes.once_in(2) },
             4 => Sync::Context { id, seen: self.seen(bytes), parked: self.parked(bytes) },
             5 => Sync::Credit { id, blocks: bytes.number() as u32 },
             6 | 7 => {
@@ -125,8 +127,24 @@ impl Forger<'_> {
                 Sync::Block { id, index: bytes.below(3) as u32, block }
             }
             8 => Sync::End { id, blocks: bytes.below(3) as u32 },
-            _ => Sync::Abort { id, reason: "so".into() },
+            9 => Sync::Abort { id, reason: "so".into() },
+            10 => Sync::Narrow { id, ranges: self.numbers(bytes) },
+            11 => {
+                let parts = (0..bytes.below(3)).map(|_| {
+                    let present = bytes.number() as u16;
+                    let sums = (0..present.count_ones()).map(|_| PartSum(bytes.number())).collect();
+                    RangeParts { present, sums }
+                });
+                Sync::Parts { id, parts: parts.collect() }
+            }
+            12 => Sync::Fetch { id, ranges: self.numbers(bytes) },
+            _ => Sync::Done { id },
         })
+    }
+
+    /// Numbers of ranges, as the wire allows them.
+    fn numbers(&self, bytes: &mut Bytes<'_>) -> Vec<u64> {
+        (0..bytes.below(4)).map(|_| bytes.number() % ((1 << 61) - 1) + 1).collect()
     }
 
     fn parked(&self, bytes: &mut Bytes<'_>) -> Vec<ParkedState> {

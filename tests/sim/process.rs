@@ -363,7 +363,7 @@ impl World {
                     }
                     life.merging = Some(merging);
                 }
-                Entry::MergeCommit => {
+                Entry::MergeCommit | Entry::MergeRanges { .. } => {
                     for (actor, seq) in life.merging.take().unwrap_or_default().into_iter().enumerate() {
                         raise(&mut gain, actor, seq);
                     }
@@ -407,6 +407,9 @@ impl World {
             Event::Merged { .. } => {
                 self.facts.merges += 1;
                 self.check_node(slot)?;
+            }
+            Event::Diverged { node } => {
+                return Err(format!("fingerprint: {} and {node} differ at equal seen", self.called(slot)));
             }
             Event::Misbehaved { link, reason } => {
                 return Err(format!("{} takes offence at {link:?}: {reason}", self.called(slot)));

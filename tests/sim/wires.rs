@@ -97,6 +97,7 @@ impl World {
             zone: String::new(),
             addresses: vec![process.address.clone()],
             clock: self.wall(slot),
+            order: life.engine.replica().state().order(),
         };
         decode_hello(&encode_hello(&hello)[PREFIX..]).map_err(|error| error.to_string())
     }
@@ -428,7 +429,7 @@ fn brief(message: &Message) -> String {
         Message::Sync(Sync::Syn { id, entries, .. }) => {
             format!("syn {id} {}", entries.as_ref().map(seen).unwrap_or_default())
         }
-        Message::Sync(Sync::Ack { id, entries, runs: ops }) => {
+        Message::Sync(Sync::Ack { id, entries, runs: ops, .. }) => {
             format!("ack {id} {} {}", entries.as_ref().map(seen).unwrap_or_default(), runs(ops))
         }
         Message::Sync(Sync::Ack2 { id, runs: ops }) => format!("ack2 {id} {}", runs(ops)),

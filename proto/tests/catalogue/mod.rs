@@ -4,10 +4,10 @@ use serde_bytes::ByteBuf;
 use smallvec::smallvec;
 use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
 use tidings_proto::frame;
-use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync};
+use tidings_proto::message::{Member, PartSum, Pull, Push, Range, RangeParts, Stats, Sync};
 use tidings_proto::{
     Actor, Baseline, Block, CellState, Counter, CounterState, Edit, Hello, KeyState, Message, Name, Op, Run,
-    SeenEntries, Stamp, WireDot,
+    SeenEntries, Stamp, StateDigest, WireDot,
 };
 
 /// What a vector encodes.
@@ -124,6 +124,7 @@ fn hello() -> Hello {
         zone: String::new(),
         addresses: vec![],
         clock: 1_700_000_000_000,
+        order: 0,
     }
 }
 
@@ -135,6 +136,7 @@ fn hellos() -> Vec<(&'static str, Value)> {
         zone: "zürich-1".into(),
         addresses: vec!["10.0.0.1:7380".into(), "[2001:db8::1]:7380".into(), "b.example:7380".into()],
         clock: u64::MAX,
+        order: 0x0123_4567_89ab_cdef,
     };
     vec![("hello_least", Value::Hello(hello())), ("hello_full", Value::Hello(full))]
 }
@@ -342,16 +344,21 @@ fn syncs() -> Vec<(&'static str, Value)> {
     let block = Block { actors: vec![a(), b()], keys: key_states() };
     let member = |element: &[u8]| ParkedTarget::Member(ByteBuf::from(element.to_vec()));
     let parked = |target, seq| ParkedState { key: b"k".to_vec(), target, actor: b(), seq };
+    let state = StateDigest([7; 16]);
+    let syn = |id, sent, credit| Sync::Syn { id, digest: entries().digest(), state, entries: sent, credit };
+    let parts = vec![
+        RangeParts { present: 0, sums: vec![] },
+        RangeParts { present: 0b1000_0000_0000_0001, sums: vec![PartSum(1), PartSum(u64::MAX)] },
+    ];
     [
-        ("syn_digest", Sync::Syn { id: 1, digest: entries().digest(), entries: None, credit: 1 << 20 }),
-        (
-            "syn_entries",
-            Sync::Syn { id: 300, digest: entries().digest(), entries: Some(entries()), credit: 0 },
-        ),
-        ("ack_equal", Sync::Ack { id: 1, entries: None, runs: vec![] }),
-        ("ack", Sync::Ack { id: 1, entries: Some(entries()), runs: vec![worked_example()] }),
+        ("syn_digest", syn(1, None, 1 << 20)),
+        ("syn_entries", syn(300, Some(entries()), 0)),
+        ("ack_equal", Sync::Ack { id: 1, entries: None, state: None, runs: vec![] }),
+        ("ack_diverged", Sync::Ack { id: 1, entries: None, state: Some(state), runs: vec![] }),
+        ("ack", Sync::Ack { id: 1, entries: Some(entries()), state: None, runs: vec![worked_example()] }),
         ("ack2", Sync::Ack2 { id: 1, runs: vec![worked_example()] }),
-        ("merge", Sync::Merge { id: 9 }),
+        ("merge", Sync::Merge { id: 9, guided: false }),
+        ("merge_guided", Sync::Merge { id: 9, guided: true }),
         (
             "context",
             Sync::Context {
@@ -369,6 +376,10 @@ fn syncs() -> Vec<(&'static str, Value)> {
         ("block", Sync::Block { id: 9, index: 0, block: block.encode() }),
         ("end", Sync::End { id: 9, blocks: 1 }),
         ("abort", Sync::Abort { id: 9, reason: "too busy".into() }),
+        ("narrow", Sync::Narrow { id: 9, ranges: vec![1, 17, (1 << 61) - 1] }),
+        ("parts", Sync::Parts { id: 9, parts }),
+        ("fetch", Sync::Fetch { id: 9, ranges: vec![16, 300] }),
+        ("done", Sync::Done { id: 9 }),
     ]
     .into_iter()
     .map(|(name, sync)| (name, Value::Message(Message::Sync(sync))))

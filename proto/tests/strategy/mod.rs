@@ -7,10 +7,10 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
-use tidings_proto::message::{Member, Pull, Push, Range, Stats, Sync};
+use tidings_proto::message::{Member, PartSum, Pull, Push, Range, RangeParts, Stats, Sync};
 use tidings_proto::{
     Actor, Baseline, Block, CellState, Counter, CounterState, Edit, Hello, KeyState, Message, Name, Op, Run,
-    SeenDigest, SeenEntries, Stamp, WireDot,
+    SeenDigest, SeenEntries, Stamp, StateDigest, WireDot,
 };
 
 /// An edit that owns its bytes.
@@ -204,14 +204,15 @@ fn addresses() -> impl Strategy<Value = Vec<String>> {
 }
 
 pub(crate) fn hello() -> impl Strategy<Value = Hello> {
-    (any::<(u16, u16)>(), name(), actor(), text(), addresses(), number()).prop_map(
-        |((one, other), realm, actor, zone, addresses, clock)| Hello {
+    (any::<(u16, u16)>(), name(), actor(), text(), addresses(), number(), any::<u64>()).prop_map(
+        |((one, other), realm, actor, zone, addresses, clock, order)| Hello {
             versions: (one.min(other), one.max(other)),
             realm,
             actor,
             zone,
             addresses,
             clock,
+            order,
         },
     )
 }
@@ -264,18 +265,36 @@ fn parked() -> impl Strategy<Value = ParkedState> {
     })
 }
 
+fn state() -> impl Strategy<Value = StateDigest> {
+    any::<[u8; 16]>().prop_map(StateDigest)
+}
+
+fn parts() -> impl Strategy<Value = RangeParts> {
+    any::<u16>().prop_map(|present| {
+        let sums = (0..present.count_ones()).map(|n| PartSum(u64::from(n) << 32 | u64::from(present)));
+        RangeParts { present, sums: sums.collect() }
+    })
+}
+
+fn numbers() -> impl Strategy<Value = Vec<u64>> {
+    vec(1_u64..1 << 61, 0..4)
+}
+
 fn sync() -> impl Strategy<Value = Sync> {
     prop_oneof![
-        (number(), any::<[u8; 16]>(), option::of(entries()), any::<u32>()).prop_map(
-            |(id, digest, entries, credit)| Sync::Syn { id, digest: SeenDigest(digest), entries, credit }
+        (number(), any::<[u8; 16]>(), state(), option::of(entries()), any::<u32>()).prop_map(
+            |(id, digest, state, entries, credit)| Sync::Syn {
+                id,
+                digest: SeenDigest(digest),
+                state,
+                entries,
+                credit
+            }
         ),
-        (number(), option::of(entries()), runs()).prop_map(|(id, entries, runs)| Sync::Ack {
-            id,
-            entries,
-            runs
-        }),
+        (number(), option::of(entries()), option::of(state()), runs())
+            .prop_map(|(id, entries, state, runs)| { Sync::Ack { id, entries, state, runs } }),
         (number(), runs()).prop_map(|(id, runs)| Sync::Ack2 { id, runs }),
-        number().prop_map(|id| Sync::Merge { id }),
+        (number(), any::<bool>()).prop_map(|(id, guided)| Sync::Merge { id, guided }),
         (number(), entries(), vec(parked(), 0..3)).prop_map(|(id, seen, parked)| Sync::Context {
             id,
             seen,
@@ -289,6 +308,10 @@ fn sync() -> impl Strategy<Value = Sync> {
         }),
         (number(), any::<u32>()).prop_map(|(id, blocks)| Sync::End { id, blocks }),
         (number(), text()).prop_map(|(id, reason)| Sync::Abort { id, reason }),
+        (number(), numbers()).prop_map(|(id, ranges)| Sync::Narrow { id, ranges }),
+        (number(), vec(parts(), 0..3)).prop_map(|(id, parts)| Sync::Parts { id, parts }),
+        (number(), numbers()).prop_map(|(id, ranges)| Sync::Fetch { id, ranges }),
+        number().prop_map(|id| Sync::Done { id }),
     ]
 }
 

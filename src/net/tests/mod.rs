@@ -43,6 +43,7 @@ fn hello_of(realm: &str, node: &str, incarnation: u64) -> Hello {
         zone: String::new(),
         addresses: Vec::new(),
         clock: 0,
+        order: 0,
     }
 }
 

@@ -1,0 +1,527 @@
+//! Context merges: catching up where no log reaches back far enough.
+//!
+//! The sender takes a snapshot and tells the version vector it belongs to, its
+//! *context*. Its cells come as blocks, are staged, and are merged with the context
+//! in one step at the end; a session that breaks off leaves no trace.
+//!
+//! Where both sides order their cells alike the session is *guided*: the receiver
+//! asks for fingerprints, from the whole down to ranges of a few keys, and fetches
+//! only what differs. A range in which both hold the same needs no merge, as long as
+//! it stays so: what ops have touched meanwhile is fetched before the step is taken.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tidings_proto::cell::ParkedState;
+use tidings_proto::message::{PartSum, RangeParts, Sync};
+use tidings_proto::{Block, Message, SeenEntries, bounds as wire};
+
+use super::bounds;
+use super::fingerprint::{Fingerprint, Prefix, Ranges};
+use super::link::{Event, Gossip, LinkId, Now};
+use super::mutant::{self, Mutant};
+use super::replica::Replica;
+use super::snapshot::{Begun, SnapshotId, Step};
+use super::state::{ApplyError, State};
+
+/// How long a context merge may be silent before it is given up; microseconds.
+const MERGE_PATIENCE: u64 = 15_000_000;
+
+/// How long the receiver of one may be silent: its patience, and time for blocks in flight; microseconds.
+const OUTGOING_PATIENCE: u64 = 60_000_000;
+
+/// How long to wait after a session that failed; microseconds.
+const REST: u64 = 1_000_000;
+
+/// Most requests for fingerprints under way.
+const NARROWING: usize = 8;
+
+/// A range with so few own keys is fetched, not narrowed further.
+const FEW_KEYS: u64 = 2;
+
+/// Bits of a position that tell a single key from its neighbours.
+const KEY_BITS: u32 = 52;
+
+/// The context merge that this node is receiving.
+#[derive(Debug)]
+struct Incoming {
+    id: u64,
+    link: LinkId,
+    deadline: u64,
+    context: Option<(State, SeenEntries, Vec<ParkedState>)>,
+    blocks: Vec<Vec<u8>>,
+    bytes: usize,
+    granted: u32,
+    guide: Option<Guide>,
+}
+
+/// How far the search for what differs has come.
+#[derive(Debug, Default)]
+struct Guide {
+    /// Unequal ranges whose parts have not been asked for.
+    frontier: VecDeque<Prefix>,
+    /// Ranges whose parts have been asked for, by request, in order.
+    asked: VecDeque<Vec<Prefix>>,
+    /// Ranges to be fetched.
+    wanted: Vec<Prefix>,
+    /// Requests for cells that are not answered in full.
+    fetches: u32,
+    /// Ranges that have been asked for, or are known to be empty there.
+    staged: Vec<Prefix>,
+}
+
+/// A context merge that this node is sending.
+#[derive(Debug)]
+struct Outgoing {
+    id: u64,
+    snapshot: SnapshotId,
+    guided: bool,
+    sent: u32,
+    credit: u32,
+    /// How many ends are to be told once all that was asked for has been sent.
+    ends: u32,
+    deadline: u64,
+}
+
+/// Context merges under way.
+#[derive(Debug, Default)]
+pub(super) struct Merges {
+    incoming: Option<Incoming>,
+    outgoing: BTreeMap<LinkId, Outgoing>,
+    /// Snapshots whose receivers are gone.
+    ended: Vec<SnapshotId>,
+    /// No new one is begun before this moment.
+    not_before: u64,
+}
+
+impl Merges {
+    pub(super) fn due(&self) -> impl Iterator<Item = u64> {
+        let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
+        self.incoming.iter().map(|incoming| incoming.deadline).chain(outgoing)
+    }
+
+    fn incoming_of(&mut self, link: LinkId, id: u64) -> Option<&mut Incoming> {
+        self.incoming.as_mut().filter(|incoming| incoming.link == link && incoming.id == id)
+    }
+
+    fn outgoing_of(&mut self, link: LinkId, id: u64) -> Option<&mut Outgoing> {
+        self.outgoing.get_mut(&link).filter(|outgoing| outgoing.id == id)
+    }
+}
+
+/// How far an incoming context merge has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergeProgress {
+    /// From whom.
+    pub link: LinkId,
+    /// Blocks received.
+    pub blocks: usize,
+    /// Bytes received.
+    pub bytes: usize,
+}
+
+impl Guide {
+    /// Compares the parts of a range with what the other side has of them.
+    fn compare(&mut self, range: Prefix, ours: &[Fingerprint; 16], theirs: &RangeParts) {
+        let mut sums = theirs.sums.iter();
+        for (n, (part, ours)) in range.parts().zip(ours).enumerate() {
+            let there = if theirs.present >> n & 1 == 1 { sums.next().map(|sum| sum.0) } else { None };
+            let here = (ours.keys > 0).then(|| ours.short());
+            match there {
+                _ if there == here => {}
+                // Nothing is there: what is here was removed, or is news to them.
+                None => self.staged.push(part),
+                Some(_) if ours.keys <= FEW_KEYS || !part.has_parts() => self.wanted.push(part),
+                Some(_) => self.frontier.push_back(part),
+            }
+        }
+    }
+
+    /// What is to be asked next, and whether all has come.
+    fn next(&mut self, id: u64) -> (Vec<Sync>, bool) {
+        let mut requests = Vec::new();
+        while self.asked.len() < NARROWING && !self.frontier.is_empty() {
+            let some = self.frontier.len().min(wire::NARROW);
+            let ranges: Vec<Prefix> = self.frontier.drain(..some).collect();
+            requests.push(Sync::Narrow { id, ranges: ranges.iter().map(|range| range.number()).collect() });
+            self.asked.push_back(ranges);
+        }
+        let narrowed = self.asked.is_empty();
+        while self.wanted.len() >= wire::FETCH || narrowed && !self.wanted.is_empty() {
+            let some = self.wanted.len().min(wire::FETCH);
+            let ranges: Vec<Prefix> = self.wanted.drain(..some).collect();
+            requests.push(Sync::Fetch { id, ranges: ranges.iter().map(|range| range.number()).collect() });
+            self.staged.extend(ranges);
+            self.fetches += 1;
+        }
+        (requests, narrowed && self.fetches == 0)
+    }
+}
+
+impl Gossip {
+    /// The context merge under way, if any.
+    pub fn merge_progress(&self) -> Option<MergeProgress> {
+        let incoming = self.merges.incoming.as_ref()?;
+        Some(MergeProgress { link: incoming.link, blocks: incoming.blocks.len(), bytes: incoming.bytes })
+    }
+
+    /// Asks a peer for its state. One such session at a time.
+    pub(super) fn begin_merge(&mut self, now: Now, replica: &Replica, from: LinkId) {
+        if self.merges.incoming.is_some()
+            || self.merges.not_before > now.mono
+            || !self.links.contains_key(&from)
+        {
+            return;
+        }
+        let id = self.fresh_id();
+        let guided = self.is_comparable(replica, from);
+        self.merges.incoming = Some(Incoming {
+            id,
+            link: from,
+            deadline: now.mono + MERGE_PATIENCE,
+            context: None,
+            blocks: Vec::new(),
+            bytes: 0,
+            granted: 0,
+            guide: guided.then(Guide::default),
+        });
+        self.send(from, Message::Sync(Sync::Merge { id, guided }));
+    }
+
+    pub(super) fn on_session(&mut self, now: Now, replica: &mut Replica, from: LinkId, sync: Sync) {
+        match sync {
+            Sync::Merge { id, guided } => self.on_merge(now, replica, from, id, guided),
+            Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
+            Sync::Narrow { id, ranges } => self.on_narrow(now, replica, from, id, &ranges),
+            Sync::Fetch { id, ranges } => self.on_fetch(now, replica, from, id, &ranges),
+            Sync::Done { id } => {
+                if let Some(outgoing) =
+                    self.merges.outgoing.extract_if(.., |at, o| *at == from && o.id == id).next()
+                {
+                    replica.end_snapshot(outgoing.1.snapshot);
+                }
+            }
+            Sync::Context { id, seen, parked } => self.on_context(now, replica, from, id, seen, parked),
+            Sync::Parts { id, parts } => self.on_parts(now, replica, from, id, &parts),
+            Sync::Block { id, index, block } => self.on_block(now, from, id, index, block),
+            Sync::End { id, blocks } => self.on_end(now, replica, from, id, blocks),
+            Sync::Abort { id, reason: _ } => self.on_abort(now, replica, from, id),
+            Sync::Syn { .. } | Sync::Ack { .. } | Sync::Ack2 { .. } => unreachable!("not of a session"),
+        }
+    }
+}
+
+/// The sender's side.
+impl Gossip {
+    /// One snapshot is left for the checkpoint, whoever else asks for one.
+    fn on_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, guided: bool) {
+        if let Some(old) = self.merges.outgoing.remove(&from) {
+            replica.end_snapshot(old.snapshot);
+        }
+        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS;
+        let begun = room
+            .then(|| if guided { replica.begin_guided_snapshot() } else { replica.begin_snapshot() })
+            .flatten();
+        let Some(Begun { id: snapshot, seen, parked }) = begun else {
+            let reason = "too many snapshots are running".into();
+            self.send(from, Message::Sync(Sync::Abort { id, reason }));
+            return;
+        };
+        let deadline = now.mono + OUTGOING_PATIENCE;
+        // The whole state is asked for once, by asking for it at all.
+        let ends = u32::from(!guided);
+        self.merges
+            .outgoing
+            .insert(from, Outgoing { id, snapshot, guided, sent: 0, credit: 0, ends, deadline });
+        self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
+    }
+
+    fn on_credit(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
+        let Some(outgoing) = self.merges.outgoing_of(from, id) else { return };
+        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
+        outgoing.credit = outgoing.credit.saturating_add(blocks).min(bounds::BLOCK_CREDIT);
+        self.send_blocks(replica, from);
+    }
+
+    fn on_narrow(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, ranges: &[u64]) {
+        let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
+        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
+        let snapshot = outgoing.snapshot;
+        let mut answer = Vec::with_capacity(ranges.len());
+        for number in ranges {
+            let Some(range) = Prefix::numbered(*number).filter(|range| range.has_parts()) else {
+                return self.misbehaved(from, "it asks for parts of a range that has none");
+            };
+            let Some(parts) = replica.snapshot_parts(snapshot, range) else {
+                return self.overtaken(replica, from);
+            };
+            answer.push(told(&parts));
+        }
+        self.send(from, Message::Sync(Sync::Parts { id, parts: answer }));
+    }
+
+    fn on_fetch(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, ranges: &[u64]) {
+        let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
+        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
+        outgoing.ends += 1;
+        let mut ranges: Vec<Prefix> = ranges.iter().filter_map(|number| Prefix::numbered(*number)).collect();
+        ranges.sort_unstable_by_key(|range| range.span());
+        replica.ask_snapshot(outgoing.snapshot, ranges.into_iter());
+        self.send_blocks(replica, from);
+    }
+
+    /// As many blocks as there is credit for, and the ends of what has been sent in full.
+    fn send_blocks(&mut self, replica: &mut Replica, from: LinkId) {
+        let Some(outgoing) = self.merges.outgoing.get_mut(&from) else { return };
+        let id = outgoing.id;
+        let mut sends = Vec::new();
+        let mut over = false;
+        while outgoing.credit > 0 && outgoing.ends > 0 && !over {
+            match replica.step_snapshot(outgoing.snapshot) {
+                Step::Block(block) => {
+                    sends.push(Sync::Block { id, index: outgoing.sent, block });
+                    outgoing.sent += 1;
+                    outgoing.credit -= 1;
+                }
+                Step::Done => {
+                    let end = Sync::End { id, blocks: outgoing.sent };
+                    sends.extend((0..std::mem::take(&mut outgoing.ends)).map(|_| end.clone()));
+                    over = !outgoing.guided;
+                }
+                Step::Aborted => return self.overtaken(replica, from),
+            }
+        }
+        if over {
+            replica.end_snapshot(outgoing.snapshot);
+            self.merges.outgoing.remove(&from);
+        }
+        self.counts.blocks_sent += sends.iter().filter(|s| matches!(s, Sync::Block { .. })).count() as u64;
+        sends.into_iter().for_each(|sync| self.send(from, Message::Sync(sync)));
+    }
+
+    /// A merge here has taken the ground from under a snapshot.
+    fn overtaken(&mut self, replica: &mut Replica, from: LinkId) {
+        if let Some(outgoing) = self.merges.outgoing.remove(&from) {
+            replica.end_snapshot(outgoing.snapshot);
+            let reason = "the snapshot was overtaken by a merge".into();
+            self.send(from, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
+        }
+    }
+
+    /// Something for the link was dropped. If it was a block, the session cannot
+    /// be completed; all else is offered or asked for again.
+    pub(crate) fn on_dropped(&mut self, link: LinkId) {
+        if let Some(outgoing) = self.merges.outgoing.remove(&link) {
+            self.merges.ended.push(outgoing.snapshot);
+            let reason = "the link cannot keep up".into();
+            self.send(link, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
+        }
+        if let Some(link) = self.links.get_mut(&link) {
+            link.busy = false;
+        }
+    }
+}
+
+/// The receiver's side.
+impl Gossip {
+    fn on_context(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        id: u64,
+        seen: SeenEntries,
+        parked: Vec<ParkedState>,
+    ) {
+        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        let staged = match replica.state().staged(&seen, &parked) {
+            Ok(staged) => staged,
+            Err(error) => return self.refuse_merge(now, from, id, &error.to_string()),
+        };
+        if mutant::is(Mutant::SeenTooEarly) {
+            replica.unite_seen(&seen);
+        }
+        incoming.context = Some((staged, seen, parked));
+        incoming.deadline = now.mono + MERGE_PATIENCE;
+        incoming.granted = bounds::BLOCK_CREDIT;
+        if let Some(guide) = &mut incoming.guide {
+            replica.watch();
+            match replica.state().fingerprint_of(Prefix::ROOT).keys {
+                0 => guide.wanted.push(Prefix::ROOT),
+                _ => guide.frontier.push_back(Prefix::ROOT),
+            }
+        }
+        self.send(from, Message::Sync(Sync::Credit { id, blocks: bounds::BLOCK_CREDIT }));
+        self.go_on(now, replica, from, id);
+    }
+
+    fn on_parts(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, parts: &[RangeParts]) {
+        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        incoming.deadline = now.mono + MERGE_PATIENCE;
+        let guide = incoming.guide.as_mut();
+        let asked = guide.and_then(|guide| Some((guide.asked.pop_front()?, guide)));
+        let Some((ranges, guide)) = asked.filter(|(ranges, _)| ranges.len() == parts.len()) else {
+            return self.refuse_merge(now, from, id, "the parts are not those asked for");
+        };
+        for (range, theirs) in ranges.into_iter().zip(parts) {
+            guide.compare(range, &replica.state().fingerprints_of(range), theirs);
+        }
+        self.go_on(now, replica, from, id);
+    }
+
+    fn on_block(&mut self, now: Now, from: LinkId, id: u64, index: u32, block: Vec<u8>) {
+        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        let loaded = match &mut incoming.context {
+            None => Err("a block came before its context".to_string()),
+            Some(_) if index as usize != incoming.blocks.len() => Err("a block is missing".into()),
+            Some(_) if incoming.bytes + block.len() > bounds::STAGED => Err("the state is too large".into()),
+            Some((staged, ..)) => Block::decode(&block)
+                .map_err(Into::into)
+                .and_then(|block| staged.load(&block))
+                .map_err(|error: ApplyError| error.to_string()),
+        };
+        if let Err(reason) = loaded {
+            self.refuse_merge(now, from, id, &reason);
+            return;
+        }
+        incoming.bytes += block.len();
+        incoming.blocks.push(block);
+        incoming.deadline = now.mono + MERGE_PATIENCE;
+        let outstanding = incoming.granted - incoming.blocks.len() as u32;
+        if outstanding <= bounds::BLOCK_CREDIT / 2 {
+            let blocks = bounds::BLOCK_CREDIT - outstanding;
+            incoming.granted += blocks;
+            self.send(from, Message::Sync(Sync::Credit { id, blocks }));
+        }
+        self.counts.blocks_received += 1;
+    }
+
+    fn on_end(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
+        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        if incoming.context.is_none() || incoming.blocks.len() != blocks as usize {
+            return self.refuse_merge(now, from, id, "blocks are missing at the end");
+        }
+        match &mut incoming.guide {
+            None => self.commit_merge(now, replica, None),
+            Some(guide) if guide.fetches == 0 => {
+                self.refuse_merge(now, from, id, "it ends what was not asked for");
+            }
+            Some(guide) => {
+                guide.fetches -= 1;
+                incoming.deadline = now.mono + MERGE_PATIENCE;
+                self.go_on(now, replica, from, id);
+            }
+        }
+    }
+
+    /// Asks for what is next in a guided session, or ends it: not before what ops
+    /// have touched outside of the ranges that were fetched has been fetched too.
+    fn go_on(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
+        let Some(guide) = self.merges.incoming_of(from, id).and_then(|i| i.guide.as_mut()) else { return };
+        let key = replica.state().hash_key;
+        let (mut requests, mut complete) = guide.next(id);
+        let mut ranges = None;
+        if complete {
+            let Some(touched) = replica.touched() else {
+                return self.refuse_merge(now, from, id, "too much was written meanwhile");
+            };
+            let staged = Ranges::new(key, guide.staged.iter().copied());
+            if !mutant::is(Mutant::SkippedNotChecked) {
+                let outside = touched.iter().filter(|position| !staged.contains(**position));
+                guide.wanted.extend(outside.map(|position| Prefix::of(*position, KEY_BITS)));
+                guide.wanted.sort_unstable();
+                guide.wanted.dedup();
+            }
+            (requests, complete) = guide.next(id);
+            ranges = Some(staged);
+        }
+        requests.into_iter().for_each(|request| self.send(from, Message::Sync(request)));
+        if complete {
+            self.send(from, Message::Sync(Sync::Done { id }));
+            self.commit_merge(now, replica, ranges);
+        }
+    }
+
+    fn commit_merge(&mut self, now: Now, replica: &mut Replica, ranges: Option<Ranges>) {
+        let incoming = self.merges.incoming.take().expect("the caller found it");
+        let (staged, seen, parked) = incoming.context.expect("the caller checked");
+        let (from, blocks) = (incoming.link, incoming.blocks.len());
+        self.absorb(replica, from, &seen);
+        if let Err(error) = replica.merge_ranges(&staged, seen, parked, incoming.blocks, ranges.as_ref()) {
+            self.refuse_merge(now, from, incoming.id, &error.to_string());
+            return;
+        }
+        self.counts.merges += 1;
+        self.receive_ahead(now, replica, from);
+        let node = self.links[&from].actor.node.clone();
+        self.out.events.push(Event::Merged { node, blocks, bytes: incoming.bytes });
+        self.plan_push(now, false, Some(from));
+    }
+
+    fn refuse_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
+        self.merges.incoming = None;
+        self.merges.not_before = now.mono + REST;
+        self.counts.merges_aborted += 1;
+        let text: String = reason.chars().take(64).collect();
+        self.send(from, Message::Sync(Sync::Abort { id, reason: text }));
+        self.misbehaved(from, reason);
+    }
+}
+
+/// Either side, when a session ends before its time.
+impl Gossip {
+    /// Gives up sessions whose other side has gone silent.
+    pub(super) fn expire_merges(&mut self, now: Now) {
+        if let Some(Incoming { id, link, .. }) = self.merges.incoming.take_if(|i| i.deadline <= now.mono) {
+            self.counts.merges_aborted += 1;
+            self.merges.not_before = now.mono + REST;
+            self.send(link, Message::Sync(Sync::Abort { id, reason: "no answer in time".into() }));
+        }
+        let late = self.merges.outgoing.extract_if(.., |_, outgoing| outgoing.deadline <= now.mono);
+        for (link, Outgoing { id, snapshot, .. }) in late.collect::<Vec<_>>() {
+            self.merges.ended.push(snapshot);
+            self.send(link, Message::Sync(Sync::Abort { id, reason: "no credit in time".into() }));
+        }
+    }
+
+    pub(super) fn merge_link_down(&mut self, now: Now, link: LinkId) {
+        if self.merges.incoming.take_if(|incoming| incoming.link == link).is_some() {
+            self.counts.merges_aborted += 1;
+            self.merges.not_before = now.mono;
+        }
+        if let Some(outgoing) = self.merges.outgoing.remove(&link) {
+            self.merges.ended.push(outgoing.snapshot);
+        }
+    }
+
+    fn on_abort(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
+        if self.merges.incoming_of(from, id).is_some() {
+            self.merges.incoming = None;
+            self.counts.merges_aborted += 1;
+            self.merges.not_before = now.mono + REST;
+        }
+        if self.merges.outgoing_of(from, id).is_some()
+            && let Some(outgoing) = self.merges.outgoing.remove(&from)
+        {
+            replica.end_snapshot(outgoing.snapshot);
+        }
+    }
+
+    /// Lets go of what sessions held that are over.
+    pub(super) fn end_lost_sessions(&mut self, replica: &mut Replica) {
+        self.merges.ended.drain(..).for_each(|snapshot| replica.end_snapshot(snapshot));
+        if self.merges.incoming.is_none() {
+            replica.unwatch();
+        }
+    }
+}
+
+/// The parts of a range, for the wire.
+fn told(parts: &[Fingerprint; 16]) -> RangeParts {
+    let held = parts.iter().enumerate().filter(|(_, part)| part.keys > 0);
+    let (mut present, mut sums) = (0, Vec::new());
+    for (n, part) in held {
+        present |= 1 << n;
+        sums.push(PartSum(part.short()));
+    }
+    RangeParts { present, sums }
+}
