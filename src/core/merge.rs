@@ -21,7 +21,9 @@ impl State {
     /// Merges another state into this one, in one step. Running snapshots of
     /// this state are aborted: too much changes at once for them to follow.
     pub fn merge(&mut self, other: &State) -> Result<(), ApplyError> {
-        if !self.parked.has_room(other.parked.len(), other.parked.bytes()) {
+        if mutant::is(Mutant::RoomBeforeUnion)
+            && !self.parked.has_room(other.parked.len(), other.parked.bytes())
+        {
             return Err(ApplyError::ParkedFull);
         }
         let places = self.places_of(&other.actors)?;
@@ -29,14 +31,18 @@ impl State {
         for (at, place) in places.iter().enumerate() {
             theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
         }
-        if !mutant::is(Mutant::SnapshotOverMerge) {
-            self.snapshots.abort_all();
-        }
         let mut places_there = vec![None; self.actors.len()];
         for (at, place) in places.iter().enumerate() {
             places_there[place.index()] = Some(ActorIx(at as u32));
         }
         let join = Join { ours: self.seen.clone(), theirs, places, places_there };
+        let incoming = other.parked.iter().map(|(dot, removal)| (join.translate(dot), removal));
+        if !self.parked.has_room_beside(incoming, |dot| !join.will_have_seen(dot)) {
+            return Err(ApplyError::ParkedFull);
+        }
+        if !mutant::is(Mutant::SnapshotOverMerge) {
+            self.snapshots.abort_all();
+        }
         self.merge_common(other, &join);
         self.merge_new(other, &join);
         for (dot, removal) in other.parked.iter().filter(|_| !mutant::is(Mutant::ParkedLeftBehind)) {
@@ -124,6 +130,12 @@ struct Join {
 impl Join {
     fn translate(&self, dot: ShortDot) -> ShortDot {
         ShortDot::new(self.places[dot.actor().index()], dot.seq())
+    }
+
+    /// Whether the two sides together have seen it.
+    fn will_have_seen(&self, dot: ShortDot) -> bool {
+        let at = dot.actor().index();
+        dot.seq() <= self.ours[at].max(self.theirs[at])
     }
 
     /// Whether they hold a parked removal of a dot of ours that they have not seen.

@@ -13,7 +13,7 @@
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
 //! * [`journal`]: what a replica writes to its disk
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
-//! * [`mutant`]: rules that the simulator breaks
+//! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 
 #![warn(missing_docs)]
@@ -21,6 +21,7 @@
 pub mod actors;
 pub mod block;
 pub mod bounds;
+pub(crate) mod broken;
 pub mod clock;
 pub mod counter;
 pub mod journal;

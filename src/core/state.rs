@@ -262,6 +262,9 @@ impl State {
         for edit in &op.edits {
             slot.edit(dot, Stamp(op.stamp), edit);
         }
+        if mutant::is(Mutant::BuriedEarly) {
+            super::broken::bury(slot.cells, &self.actors, dot, op);
+        }
         let gone = slot.cells.tidy();
         self.tallies.replace(&before, &Shape::of(slot.cells));
         if gone {
@@ -366,7 +369,7 @@ impl Slot<'_> {
     /// Drops the dots of the set of this key up to those named. What of them has not been seen is parked.
     fn clear(&mut self, upto: &[ShortDot]) {
         for &dot in upto {
-            if self.has_seen(dot) {
+            if self.has_seen(dot) || mutant::is(Mutant::ClearNotParked) {
                 continue;
             }
             self.parked.park(dot, Removal { key: self.cells.key.clone(), target: Target::Set });

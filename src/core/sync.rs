@@ -19,7 +19,7 @@ use super::mutant::{self, Mutant};
 use super::pull::{GRACE, Source};
 use super::replica::Replica;
 use super::snapshot::{Begun, SnapshotId, Step};
-use super::state::State;
+use super::state::{ApplyError, State};
 
 /// A version vector of at most this many entries travels with SYN.
 const SMALL_SEEN: usize = 64;
@@ -67,6 +67,11 @@ pub(super) struct Merges {
 }
 
 impl Merges {
+    /// How many whole states are being sent.
+    pub(super) fn sending(&self) -> usize {
+        self.outgoing.len()
+    }
+
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
         let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
         self.incoming.iter().map(|incoming| incoming.deadline).chain(outgoing)
@@ -137,7 +142,12 @@ impl Gossip {
             Sync::Merge { id } => self.on_merge(now, replica, from, id),
             Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
             Sync::Context { id, seen, parked } => self.on_context(now, replica, from, id, seen, parked),
-            Sync::Block { id, index, block } => self.on_block(now, from, id, index, block),
+            Sync::Block { id, index, block } => {
+                if mutant::is(Mutant::VolatileFilter) && self.merges.incoming_of(from, id).is_some() {
+                    replica.merge_early(&block);
+                }
+                self.on_block(now, from, id, index, block);
+            }
             Sync::End { id, blocks } => self.on_end(now, replica, from, id, blocks),
             Sync::Abort { id, reason: _ } => self.on_abort(now, replica, from, id),
         }
@@ -342,6 +352,10 @@ impl Gossip {
         parked: Vec<ParkedState>,
     ) {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        // The blocks that have come belong to the first.
+        if incoming.context.is_some() && !mutant::is(Mutant::SecondContext) {
+            return self.refuse_merge(now, from, id, "a second context");
+        }
         match replica.state().staged(&seen, &parked) {
             Ok(staged) => {
                 if mutant::is(Mutant::SeenTooEarly) {
@@ -365,7 +379,7 @@ impl Gossip {
             Some((staged, ..)) => Block::decode(&block)
                 .map_err(Into::into)
                 .and_then(|block| staged.load(&block))
-                .map_err(|error: super::state::ApplyError| error.to_string()),
+                .map_err(|error: ApplyError| error.to_string()),
         };
         if let Err(reason) = loaded {
             self.refuse_merge(now, from, id, &reason);
@@ -394,7 +408,11 @@ impl Gossip {
         let blocks = incoming.blocks.len();
         self.absorb(replica, from, &seen);
         if let Err(error) = replica.merge(&staged, seen, parked, incoming.blocks) {
-            self.refuse_merge(now, from, id, &error.to_string());
+            self.give_up_merge(now, from, id, &error.to_string());
+            // Lack of room here is nobody's offence.
+            if error != ApplyError::ParkedFull {
+                self.misbehaved(from, error);
+            }
             return;
         }
         self.counts.merges += 1;
@@ -431,12 +449,16 @@ impl Gossip {
     }
 
     fn refuse_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
+        self.give_up_merge(now, from, id, reason);
+        self.misbehaved(from, reason);
+    }
+
+    fn give_up_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
         self.merges.incoming = None;
         self.merges.not_before = now.mono + 1_000_000;
         self.counts.merges_aborted += 1;
         let text: String = reason.chars().take(64).collect();
         self.send(from, Message::Sync(Sync::Abort { id, reason: text }));
-        self.misbehaved(from, reason);
     }
 
     pub(super) fn end_lost_snapshots(&mut self, replica: &mut Replica) {
