@@ -154,7 +154,7 @@ impl World {
 
     /// Memory runs short at a node, or is there again.
     fn fill_memory(&mut self, slot: usize) {
-        let short = self.rng.clients.random_ratio(1, 3);
+        let short = self.rng.clients.random_ratio(1, 6);
         if self.rng.clients.random_ratio(1, 20)
             && let Some(life) = &mut self.processes[slot].life
         {

@@ -283,6 +283,7 @@ impl World {
                     self.push(soon, Due::Step { slot, life: id });
                     return Ok(());
                 }
+                life.engine.end_checkpoint(checkpoint.snapshot);
             }
             Step::Done => {
                 life.engine.end_checkpoint(checkpoint.snapshot);
