@@ -7,7 +7,7 @@ use crate::run::run;
 
 /// How many schedules of each profile.
 const SCHEDULES: [(Profile, u64); 4] =
-    [(Profile::Calm, 60), (Profile::CatchUp, 60), (Profile::Chaos, 300), (Profile::Storm, 120)];
+    [(Profile::Calm, 200), (Profile::CatchUp, 200), (Profile::Chaos, 2_000), (Profile::Storm, 600)];
 
 /// Runs the tests that are wanted, or lists them. Says whether all passed.
 pub fn run_all(args: &Args) -> bool {
