@@ -226,7 +226,10 @@ impl Engine {
         gossip.settle(now, replica);
         let ops = replica.pending_ops();
         let records = replica.take_records();
-        let Outbox { sends, answers, events } = gossip.take_outbox();
+        let Outbox { mut sends, answers, events } = gossip.take_outbox();
+        if mutant::is(Mutant::StalePayload) {
+            crate::core::broken::later_contexts(&mut sends, replica);
+        }
         Effects { records, ops, sends, answers, events }
     }
 
@@ -264,6 +267,11 @@ impl Engine {
     /// The data, for whoever sets its bounds or takes its snapshots.
     pub fn replica_mut(&mut self) -> &mut Replica {
         &mut self.replica
+    }
+
+    /// Bounds the bytes of ops that came ahead of their turn and wait for it.
+    pub fn set_ahead_bound(&mut self, bytes: usize) {
+        self.gossip.set_ahead_bound(bytes);
     }
 
     /// The protocol, for whoever reports on it.

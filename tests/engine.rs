@@ -2,7 +2,7 @@
 
 use tidings::core::replica::Recovery;
 use tidings::core::table::HashKey;
-use tidings::engine::{Engine, Input, LinkId, Now, Settings, Write, WriteError};
+use tidings::engine::{Engine, Event, Input, LinkId, Now, Settings, Write, WriteError};
 use tidings_proto::message::{Pull, Push, Range, Sync};
 use tidings_proto::{Actor, Hello, Message, SeenEntries};
 
@@ -161,4 +161,35 @@ fn shorter_limits_hold_for_clients() {
     assert!(too_long(engine.write(now(1), Write::Set { key: b"k", value: b"value" })));
     assert!(too_long(engine.write(now(1), Write::Add { key: b"k", elements: &[b"element"] })));
     engine.write(now(1), Write::Set { key: b"k", value: b"v" }).unwrap();
+}
+
+/// The blocks that have come belong to the first context: with a second one over them, what they
+/// brought would pass for removed.
+#[test]
+fn a_second_context_ends_the_merge() {
+    let mut a = engine("a");
+    up(&mut a, 1, "b");
+    let b = actor("b");
+    let have = || SeenEntries::from_sorted([(&b, 5)]);
+    msg(&mut a, 1, Message::Push(Push { have: have(), runs: vec![] }));
+    let sent = a.take_effects(now(2)).sends;
+    let asked = sent.into_iter().find_map(|(_, message)| match message {
+        Message::Pull(Pull::Ops { id, ranges }) => Some((id, ranges)),
+        _ => None,
+    });
+    let (id, missing) = asked.expect("what is lacking is asked for");
+    msg(&mut a, 1, Message::Pull(Pull::Batch { id, runs: vec![], missing, more: false }));
+    let sent = a.take_effects(now(2)).sends;
+    let begun = sent.into_iter().find_map(|(_, message)| match message {
+        Message::Sync(Sync::Merge { id, .. }) => Some(id),
+        _ => None,
+    });
+    let id = begun.expect("what no log reaches is merged");
+    for _ in 0..2 {
+        msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: have(), parked: vec![] }));
+    }
+    let events = a.take_effects(now(2)).events;
+    assert!(events.iter().any(|event| matches!(event, Event::Misbehaved { .. })), "{events:?}");
+    msg(&mut a, 1, Message::Sync(Sync::End { id, number: 0, blocks: 0 }));
+    assert_eq!(a.gossip().counts().merges, 0);
 }

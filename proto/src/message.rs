@@ -205,6 +205,8 @@ pub enum Sync {
     End {
         /// The request's.
         id: u64,
+        /// Which `Fetch` it ends; 0 where the whole state was asked for.
+        number: u32,
         /// How many blocks there have been in this session.
         blocks: u32,
     },
@@ -219,6 +221,8 @@ pub enum Sync {
     Narrow {
         /// The request's.
         id: u64,
+        /// Which of the session's it is, from 1.
+        number: u32,
         /// The ranges, by number.
         #[serde(deserialize_with = "limit::narrowed")]
         ranges: Vec<u64>,
@@ -227,6 +231,8 @@ pub enum Sync {
     Parts {
         /// The request's.
         id: u64,
+        /// Which `Narrow` it answers.
+        number: u32,
         /// The parts of each range, in the order asked.
         #[serde(deserialize_with = "limit::narrowed")]
         parts: Vec<RangeParts>,
@@ -235,6 +241,8 @@ pub enum Sync {
     Fetch {
         /// The request's.
         id: u64,
+        /// Which of the session's it is, from 1.
+        number: u32,
         /// The ranges, by number.
         #[serde(deserialize_with = "limit::fetched")]
         ranges: Vec<u64>,

@@ -162,16 +162,26 @@ fn messages_are_bounded() {
         let parked = ParkedState { key: vec![], target: ParkedTarget::Set, actor: actor(1), seq: 1 };
         Message::Sync(Sync::Context { id: 1, seen: seen(1), parked: vec![parked; n] })
     });
-    at_most("ranges", bounds::NARROW, |n| Message::Sync(Sync::Narrow { id: 1, ranges: vec![1; n] }));
-    at_most("ranges", bounds::FETCH, |n| Message::Sync(Sync::Fetch { id: 1, ranges: vec![1; n] }));
+    at_most("ranges", bounds::NARROW, |n| {
+        Message::Sync(Sync::Narrow { id: 1, number: 1, ranges: vec![1; n] })
+    });
+    at_most("ranges", bounds::FETCH, |n| Message::Sync(Sync::Fetch { id: 1, number: 1, ranges: vec![1; n] }));
     let none = RangeParts { present: 0, sums: vec![] };
-    at_most("ranges", bounds::NARROW, |n| Message::Sync(Sync::Parts { id: 1, parts: vec![none.clone(); n] }));
+    at_most("ranges", bounds::NARROW, |n| {
+        Message::Sync(Sync::Parts { id: 1, number: 1, parts: vec![none.clone(); n] })
+    });
     for number in [0, 1 << 61, u64::MAX] {
-        malformed("ranges", read_message(&Message::Sync(Sync::Narrow { id: 1, ranges: vec![number] })));
-        malformed("ranges", read_message(&Message::Sync(Sync::Fetch { id: 1, ranges: vec![number] })));
+        malformed(
+            "ranges",
+            read_message(&Message::Sync(Sync::Narrow { id: 1, number: 1, ranges: vec![number] })),
+        );
+        malformed(
+            "ranges",
+            read_message(&Message::Sync(Sync::Fetch { id: 1, number: 1, ranges: vec![number] })),
+        );
     }
     let lying = RangeParts { present: 0b11, sums: vec![PartSum(1)] };
-    malformed("parts", read_message(&Message::Sync(Sync::Parts { id: 1, parts: vec![lying] })));
+    malformed("parts", read_message(&Message::Sync(Sync::Parts { id: 1, number: 1, parts: vec![lying] })));
     at_most("reason", bounds::TEXT, |n| Message::Sync(Sync::Abort { id: 1, reason: text(n) }));
     at_most("ranges", bounds::SEEN, |n| Message::Pull(Pull::Ops { id: 1, ranges: vec![range.clone(); n] }));
     at_most("ranges", bounds::SEEN, |n| {

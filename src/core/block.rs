@@ -13,7 +13,7 @@ use super::actors::{ActorIx, Actors, ShortDot};
 use super::cells::{Cells, Changing};
 use super::counter::Parts;
 use super::fingerprint::Rows;
-use super::parked::{Parked, Removal, Target};
+use super::parked::{Parked, Removal, Room, Target};
 use super::register::Version;
 use super::set::Set;
 use super::state::{ApplyError, State};
@@ -160,6 +160,7 @@ impl State {
     /// A state to load blocks into: the context they belong to, and no cells yet.
     pub fn staged(&self, seen: &SeenEntries, parked: &[ParkedState]) -> Result<State, ApplyError> {
         let mut staged = State::new(self.hash_key);
+        staged.parked.room = Room::default().of_merges();
         for (actor, seq) in seen.iter() {
             let ix = staged.intern(&actor)?;
             if seq > super::bounds::SEQ {

@@ -6,9 +6,11 @@ pub const ACTORS: usize = 1 << 20;
 pub const SEQ: u64 = (1 << 44) - 1;
 /// Most parked removals. At the bound an op that would park more is not
 /// applied; it comes again by repair, once the dots it names have arrived.
-pub const PARKED: usize = 1 << 16;
-/// Most bytes of keys and elements named by parked removals: they must fit one message.
-pub const PARKED_BYTES: usize = 8 << 20;
+/// A merge may leave twice as many parked, so that repair goes on where ops are refused.
+pub const PARKED: usize = 1 << 15;
+/// Most bytes of keys and elements named by parked removals; for a merge twice that: they must fit one message.
+pub const PARKED_BYTES: usize = 4 << 20;
+const _: () = assert!(2 * PARKED <= tidings_proto::bounds::PARKED, "what a merge leaves parked can be told");
 /// Most cells in a bucket of a table: it bounds the work of one split.
 pub const BUCKET: usize = 896;
 /// Longest chunk of the op log in memory, in bytes of encoded ops.

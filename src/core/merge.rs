@@ -29,13 +29,24 @@ impl State {
     /// [`State::merge`] where the other state is only known in some ranges: elsewhere both
     /// hold the same, which no merge changes. Its version vector and parked removals are whole.
     pub fn merge_ranges(&mut self, other: &State, ranges: Option<&Ranges>) -> Result<(), ApplyError> {
-        if !self.parked.has_room(other.parked.len(), other.parked.bytes()) {
+        if mutant::is(Mutant::RoomBeforeUnion)
+            && !self.parked.has_room(other.parked.len(), other.parked.bytes())
+        {
             return Err(ApplyError::ParkedFull);
         }
         let places = self.places_of(&other.actors)?;
         let mut theirs = vec![0; self.actors.len()];
         for (at, place) in places.iter().enumerate() {
             theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
+        }
+        let mut places_there = vec![None; self.actors.len()];
+        for (at, place) in places.iter().enumerate() {
+            places_there[place.index()] = Some(ActorIx(at as u32));
+        }
+        let join = Join { ours: self.seen.clone(), theirs, places, places_there };
+        let incoming = other.parked.iter().map(|(dot, removal)| (join.translate(dot), removal));
+        if !self.parked.has_room_beside(incoming, |dot| !join.will_have_seen(dot)) {
+            return Err(ApplyError::ParkedFull);
         }
         match ranges.filter(|ranges| ranges.key() == self.hash_key) {
             _ if mutant::is(Mutant::SnapshotOverMerge) => {}
@@ -45,11 +56,6 @@ impl State {
                 starts.into_iter().for_each(|at| self.snapshots.before_change(&self.cells, at));
             }
         }
-        let mut places_there = vec![None; self.actors.len()];
-        for (at, place) in places.iter().enumerate() {
-            places_there[place.index()] = Some(ActorIx(at as u32));
-        }
-        let join = Join { ours: self.seen.clone(), theirs, places, places_there };
         self.merge_common(other, &join, ranges);
         self.merge_new(other, &join);
         let rows = Rows { key: self.hash_key, tags: &self.tags };
@@ -146,6 +152,12 @@ struct Join {
 impl Join {
     fn translate(&self, dot: ShortDot) -> ShortDot {
         ShortDot::new(self.places[dot.actor().index()], dot.seq())
+    }
+
+    /// Whether the two sides together have seen it.
+    fn will_have_seen(&self, dot: ShortDot) -> bool {
+        let at = dot.actor().index();
+        dot.seq() <= self.ours[at].max(self.theirs[at])
     }
 
     /// Whether they hold a parked removal of a dot of ours that they have not seen.

@@ -15,7 +15,7 @@
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
 //! * [`journal`]: what a replica writes to its disk
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
-//! * [`mutant`]: rules that the simulator breaks
+//! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 //! * [`session`]: context merges, where no log reaches
 
@@ -24,6 +24,7 @@
 pub mod actors;
 pub mod block;
 pub mod bounds;
+pub(crate) mod broken;
 pub mod cells;
 pub mod clock;
 pub mod counter;

@@ -48,6 +48,30 @@ pub enum Mutant {
     FingerprintByXor,
     /// A range that a merge skipped is not looked at again before it takes place.
     SkippedNotChecked,
+    /// The end of one fetch of a merge is taken for that of another.
+    FetchesUnnumbered,
+    /// A removal of a whole set that has not been seen in full is forgotten.
+    ClearNotParked,
+    /// What answers a request for ops leaves out values that are no longer live at the sender:
+    /// such a write goes as an erase of what it superseded.
+    ValuesLeftOut,
+    /// An increment moves what earlier incarnations of the node have standing into the own contribution.
+    Folding,
+    /// Blocks of a merge are merged as they come, but for what has been applied meanwhile, which is
+    /// remembered in memory only; the vectors unite at the end.
+    VolatileFilter,
+    /// What was queued for a peer is sent with a later context. In this engine that is the context of
+    /// a snapshot: its blocks are of the moment at which the peer asked, and here its vector is of the
+    /// moment at which the message leaves.
+    StalePayload,
+    /// The log that a checkpoint covers is cut before that checkpoint is durable.
+    LogCutEarly,
+    /// An owner's close takes with it what is spent of that node's earlier incarnations.
+    BuriedEarly,
+    /// A second context of a merge takes the place of the first, whose blocks have come.
+    SecondContext,
+    /// A merge needs room for all that the other side has parked, even for what it settles.
+    RoomBeforeUnion,
 }
 
 #[cfg(feature = "mutants")]
@@ -72,7 +96,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 21] = [
+        pub const ALL: [Self; 31] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -94,6 +118,16 @@ mod active {
             Self::FingerprintWithoutR,
             Self::FingerprintByXor,
             Self::SkippedNotChecked,
+            Self::FetchesUnnumbered,
+            Self::ClearNotParked,
+            Self::ValuesLeftOut,
+            Self::Folding,
+            Self::VolatileFilter,
+            Self::StalePayload,
+            Self::LogCutEarly,
+            Self::BuriedEarly,
+            Self::SecondContext,
+            Self::RoomBeforeUnion,
         ];
     }
 }

@@ -36,6 +36,32 @@ impl Removal {
     }
 }
 
+/// How much may be parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Removals.
+    pub removals: usize,
+    /// Bytes of the keys and elements that they name.
+    pub bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { removals: bounds::PARKED, bytes: bounds::PARKED_BYTES }
+    }
+}
+
+impl Room {
+    /// What a merge may leave parked.
+    pub(super) fn of_merges(self) -> Self {
+        Self { removals: 2 * self.removals, bytes: 2 * self.bytes }
+    }
+
+    fn holds(self, removals: usize, bytes: usize) -> bool {
+        removals <= self.removals && bytes <= self.bytes
+    }
+}
+
 /// The parked removals: by dot and cell, because one op may make its dot live in
 /// several cells. That of a whole set waits until all it covers has arrived.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +72,8 @@ pub struct Parked {
     len: usize,
     bytes: usize,
     fingerprint: Fingerprint,
+    /// What ops may park; merges may leave twice that.
+    pub(super) room: Room,
 }
 
 impl Parked {
@@ -66,7 +94,20 @@ impl Parked {
 
     /// Whether that many removals more, naming cells of that many bytes in all, can be parked.
     pub fn has_room(&self, more: usize, bytes: usize) -> bool {
-        self.len + more <= bounds::PARKED && self.bytes + bytes <= bounds::PARKED_BYTES
+        self.room.holds(self.len + more, self.bytes + bytes)
+    }
+
+    /// Whether what would still be parked after a union with others has room, where
+    /// `waits` says which dots will not have been seen: what the union settles needs none.
+    pub(super) fn has_room_beside<'a>(
+        &'a self,
+        others: impl Iterator<Item = (ShortDot, &'a Removal)>,
+        waits: impl Fn(ShortDot) -> bool,
+    ) -> bool {
+        let new = others.filter(|(dot, r)| !self.removals.get(dot).is_some_and(|ours| ours.contains(*r)));
+        let left = self.iter().chain(new).filter(|(dot, _)| waits(*dot));
+        let (removals, bytes) = left.fold((0, 0), |(n, bytes), (_, r)| (n + 1, bytes + r.size()));
+        self.room.of_merges().holds(removals, bytes)
     }
 
     /// The fingerprint of all of them.

@@ -47,11 +47,34 @@ struct Want {
 }
 
 /// What this node lacks and knows somebody to have, and what came ahead of its turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Wants {
     actors: BTreeMap<ActorIx, Want>,
     ahead: BTreeMap<(ActorIx, u64), Run>,
     ahead_bytes: usize,
+    /// Most bytes that wait ahead of their turn.
+    ahead_most: usize,
+}
+
+impl Default for Wants {
+    fn default() -> Self {
+        Self { actors: BTreeMap::new(), ahead: BTreeMap::new(), ahead_bytes: 0, ahead_most: bounds::AHEAD }
+    }
+}
+
+/// What the protocol holds at a moment, for whoever checks its bounds or asks what a node waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What is lacking, by actor: of whom it is being asked, and whose log does not reach back to it.
+    pub wants: Vec<(ActorIx, Option<LinkId>, Vec<LinkId>)>,
+    /// Requests for ops under way, with their deadlines; monotonic microseconds.
+    pub requests: Vec<(LinkId, u64)>,
+    /// Bytes of ops that wait ahead of their turn.
+    pub ahead_bytes: usize,
+    /// Requests of the live zone that have not been answered.
+    pub asked: usize,
+    /// Whole states being sent.
+    pub outgoing: usize,
 }
 
 /// How the news came of something that is lacking.
@@ -92,7 +115,7 @@ impl Wants {
     /// Keeps a run that came ahead of its turn, if there is room.
     fn keep(&mut self, actor: ActorIx, run: &Run) {
         let at = (actor, run.first);
-        if self.ahead_bytes + run.ops.len() <= bounds::AHEAD && !self.ahead.contains_key(&at) {
+        if self.ahead_bytes + run.ops.len() <= self.ahead_most && !self.ahead.contains_key(&at) {
             self.ahead_bytes += run.ops.len();
             self.ahead.insert(at, run.clone());
         }
@@ -296,6 +319,11 @@ impl Gossip {
                 missing.push(range.clone());
                 continue;
             }
+            let read = if mutant::is(Mutant::ValuesLeftOut) {
+                super::broken::without_dead_values(&read, state)
+            } else {
+                read
+            };
             let size: usize = read.iter().map(|run| run.ops.len()).sum();
             if size > left && !runs.is_empty() {
                 // One op over the budget travels alone, in the next answer.
@@ -359,6 +387,26 @@ impl Gossip {
         if self.asked.get(&id).is_some_and(|(link, _)| *link == from) {
             let (_, token) = self.asked.remove(&id).expect("just found");
             self.out.answers.push((token, answer));
+        }
+    }
+
+    /// Bounds the bytes of ops that wait ahead of their turn.
+    pub fn set_ahead_bound(&mut self, bytes: usize) {
+        self.wants.ahead_most = bytes;
+    }
+
+    /// What is held at this moment.
+    pub fn held(&self) -> Held {
+        let want = |(actor, want): (&ActorIx, &Want)| {
+            (*actor, want.asked.or(want.waits_for), want.short.iter().copied().collect())
+        };
+        let flights = self.links.iter().filter_map(|(id, link)| Some((*id, link.flight.as_ref()?.deadline)));
+        Held {
+            wants: self.wants.actors.iter().map(want).collect(),
+            requests: flights.collect(),
+            ahead_bytes: self.wants.ahead_bytes,
+            asked: self.asked.len(),
+            outgoing: self.merges.sending(),
         }
     }
 

@@ -11,7 +11,9 @@ use super::cells::Cells;
 use super::clock::Clock;
 use super::fingerprint::{Ranges, Span};
 use super::journal::Entry;
+use super::mutant::{self, Mutant};
 use super::oplog::OpLog;
+use super::parked::Room;
 use super::state::{ApplyError, State};
 use super::table::HashKey;
 use super::write::Limits;
@@ -111,6 +113,11 @@ impl Replica {
             element: limits.element.min(most.element),
             value: limits.value.min(most.value),
         };
+    }
+
+    /// Bounds what ops may park.
+    pub fn set_parked_room(&mut self, room: Room) {
+        self.state.parked.room = room;
     }
 
     /// The hybrid clock.
@@ -275,6 +282,9 @@ impl Replica {
     ) -> Result<(), ApplyError> {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
+        if mutant::is(Mutant::VolatileFilter) {
+            self.state.forget_early();
+        }
         self.state.merge_ranges(staged, ranges)?;
         self.note_closable_of(staged);
         self.entries.push(Entry::MergeBegin { seen, parked });
@@ -401,8 +411,11 @@ pub struct Recovery {
 impl Recovery {
     /// Begins with nothing.
     pub fn new(hash_key: HashKey, log_bound: usize) -> Self {
+        let mut state = State::new(hash_key);
+        // What was logged had room, under whatever bound there was then.
+        state.parked.room = Room::default().of_merges();
         Self {
-            state: State::new(hash_key),
+            state,
             log: OpLog::new(log_bound),
             ceiling: Stamp::default(),
             staged: None,
@@ -513,6 +526,7 @@ impl Recovery {
         let clock = Clock::new(self.ceiling, max_clock_drift_millis);
         let mut replica = Replica::new(self.state, actor, clock, 0)?;
         replica.log = self.log;
+        replica.set_parked_room(Room::default());
         Ok(replica)
     }
 }

@@ -61,10 +61,13 @@ struct Guide {
     frontier: VecDeque<Prefix>,
     /// Ranges whose parts have been asked for, by request, in order.
     asked: VecDeque<Vec<Prefix>>,
+    /// How many requests for parts have been answered.
+    answered: u32,
     /// Ranges to be fetched.
     wanted: Vec<Prefix>,
-    /// Requests for cells that are not answered in full.
+    /// How many requests for cells have been made, and how many answered in full.
     fetches: u32,
+    ends: u32,
     /// Ranges that have been asked for, or are known to be empty there.
     staged: Vec<Prefix>,
 }
@@ -77,7 +80,9 @@ struct Outgoing {
     guided: bool,
     sent: u32,
     credit: u32,
-    /// How many ends are to be told once all that was asked for has been sent.
+    /// How many requests for cells have come, and how many have been answered in full. The
+    /// whole state is asked for once, by asking for it at all.
+    fetches: u32,
     ends: u32,
     deadline: u64,
 }
@@ -94,6 +99,11 @@ pub(super) struct Merges {
 }
 
 impl Merges {
+    /// How many states are being sent.
+    pub(super) fn sending(&self) -> usize {
+        self.outgoing.len()
+    }
+
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
         let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
         self.incoming.iter().map(|incoming| incoming.deadline).chain(outgoing)
@@ -142,18 +152,21 @@ impl Guide {
         while self.asked.len() < NARROWING && !self.frontier.is_empty() {
             let some = self.frontier.len().min(wire::NARROW);
             let ranges: Vec<Prefix> = self.frontier.drain(..some).collect();
-            requests.push(Sync::Narrow { id, ranges: ranges.iter().map(|range| range.number()).collect() });
-            self.asked.push_back(ranges);
+            self.asked.push_back(ranges.clone());
+            let number = self.answered + self.asked.len() as u32;
+            let ranges = ranges.into_iter().map(Prefix::number).collect();
+            requests.push(Sync::Narrow { id, number, ranges });
         }
         let narrowed = self.asked.is_empty();
         while self.wanted.len() >= wire::FETCH || narrowed && !self.wanted.is_empty() {
             let some = self.wanted.len().min(wire::FETCH);
             let ranges: Vec<Prefix> = self.wanted.drain(..some).collect();
-            requests.push(Sync::Fetch { id, ranges: ranges.iter().map(|range| range.number()).collect() });
-            self.staged.extend(ranges);
+            self.staged.extend(&ranges);
             self.fetches += 1;
+            let ranges = ranges.into_iter().map(Prefix::number).collect();
+            requests.push(Sync::Fetch { id, number: self.fetches, ranges });
         }
-        (requests, narrowed && self.fetches == 0)
+        (requests, narrowed && self.fetches == self.ends)
     }
 }
 
@@ -191,8 +204,8 @@ impl Gossip {
         match sync {
             Sync::Merge { id, guided } => self.on_merge(now, replica, from, id, guided),
             Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
-            Sync::Narrow { id, ranges } => self.on_narrow(now, replica, from, id, &ranges),
-            Sync::Fetch { id, ranges } => self.on_fetch(now, replica, from, id, &ranges),
+            Sync::Narrow { id, number, ranges } => self.on_narrow(now, replica, from, id, number, &ranges),
+            Sync::Fetch { id, number, ranges } => self.on_fetch(now, replica, from, id, number, &ranges),
             Sync::Done { id } => {
                 if let Some(outgoing) =
                     self.merges.outgoing.extract_if(.., |at, o| *at == from && o.id == id).next()
@@ -201,9 +214,14 @@ impl Gossip {
                 }
             }
             Sync::Context { id, seen, parked } => self.on_context(now, replica, from, id, seen, parked),
-            Sync::Parts { id, parts } => self.on_parts(now, replica, from, id, &parts),
-            Sync::Block { id, index, block } => self.on_block(now, from, id, index, block),
-            Sync::End { id, blocks } => self.on_end(now, replica, from, id, blocks),
+            Sync::Parts { id, number, parts } => self.on_parts(now, replica, from, id, number, &parts),
+            Sync::Block { id, index, block } => {
+                if mutant::is(Mutant::VolatileFilter) && self.merges.incoming_of(from, id).is_some() {
+                    replica.merge_early(&block);
+                }
+                self.on_block(now, from, id, index, block);
+            }
+            Sync::End { id, number, blocks } => self.on_end(now, replica, from, id, number, blocks),
             Sync::Abort { id, reason: _ } => self.on_abort(now, replica, from, id),
             Sync::Syn { .. } | Sync::Ack { .. } | Sync::Ack2 { .. } => unreachable!("not of a session"),
         }
@@ -227,11 +245,10 @@ impl Gossip {
             return;
         };
         let deadline = now.mono + OUTGOING_PATIENCE;
-        // The whole state is asked for once, by asking for it at all.
-        let ends = u32::from(!guided);
+        let fetches = u32::from(!guided);
         self.merges
             .outgoing
-            .insert(from, Outgoing { id, snapshot, guided, sent: 0, credit: 0, ends, deadline });
+            .insert(from, Outgoing { id, snapshot, guided, sent: 0, credit: 0, fetches, ends: 0, deadline });
         self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
     }
 
@@ -242,7 +259,15 @@ impl Gossip {
         self.send_blocks(replica, from);
     }
 
-    fn on_narrow(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, ranges: &[u64]) {
+    fn on_narrow(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        id: u64,
+        number: u32,
+        ranges: &[u64],
+    ) {
         let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
         outgoing.deadline = now.mono + OUTGOING_PATIENCE;
         let snapshot = outgoing.snapshot;
@@ -256,13 +281,24 @@ impl Gossip {
             };
             answer.push(told(&parts));
         }
-        self.send(from, Message::Sync(Sync::Parts { id, parts: answer }));
+        self.send(from, Message::Sync(Sync::Parts { id, number, parts: answer }));
     }
 
-    fn on_fetch(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, ranges: &[u64]) {
+    fn on_fetch(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        id: u64,
+        number: u32,
+        ranges: &[u64],
+    ) {
         let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
         outgoing.deadline = now.mono + OUTGOING_PATIENCE;
-        outgoing.ends += 1;
+        if number != outgoing.fetches + 1 && !mutant::is(Mutant::FetchesUnnumbered) {
+            return;
+        }
+        outgoing.fetches = number;
         let mut ranges: Vec<Prefix> = ranges.iter().filter_map(|number| Prefix::numbered(*number)).collect();
         ranges.sort_unstable_by_key(|range| range.span());
         replica.ask_snapshot(outgoing.snapshot, ranges.into_iter());
@@ -275,7 +311,7 @@ impl Gossip {
         let id = outgoing.id;
         let mut sends = Vec::new();
         let mut over = false;
-        while outgoing.credit > 0 && outgoing.ends > 0 && !over {
+        while outgoing.credit > 0 && outgoing.ends < outgoing.fetches && !over {
             match replica.step_snapshot(outgoing.snapshot) {
                 Step::Block(block) => {
                     sends.push(Sync::Block { id, index: outgoing.sent, block });
@@ -283,8 +319,9 @@ impl Gossip {
                     outgoing.credit -= 1;
                 }
                 Step::Done => {
-                    let end = Sync::End { id, blocks: outgoing.sent };
-                    sends.extend((0..std::mem::take(&mut outgoing.ends)).map(|_| end.clone()));
+                    let numbers = if outgoing.guided { outgoing.ends + 1..=outgoing.fetches } else { 0..=0 };
+                    sends.extend(numbers.map(|number| Sync::End { id, number, blocks: outgoing.sent }));
+                    outgoing.ends = outgoing.fetches;
                     over = !outgoing.guided;
                 }
                 Step::Aborted => return self.overtaken(replica, from),
@@ -333,6 +370,10 @@ impl Gossip {
         parked: Vec<ParkedState>,
     ) {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        // The blocks that have come belong to the first.
+        if incoming.context.is_some() && !mutant::is(Mutant::SecondContext) {
+            return self.refuse_merge(now, from, id, "a second context");
+        }
         let staged = match replica.state().staged(&seen, &parked) {
             Ok(staged) => staged,
             Err(error) => return self.refuse_merge(now, from, id, &error.to_string()),
@@ -354,12 +395,23 @@ impl Gossip {
         self.go_on(now, replica, from, id);
     }
 
-    fn on_parts(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, parts: &[RangeParts]) {
+    fn on_parts(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        id: u64,
+        number: u32,
+        parts: &[RangeParts],
+    ) {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
         incoming.deadline = now.mono + MERGE_PATIENCE;
-        let guide = incoming.guide.as_mut();
-        let asked = guide.and_then(|guide| Some((guide.asked.pop_front()?, guide)));
-        let Some((ranges, guide)) = asked.filter(|(ranges, _)| ranges.len() == parts.len()) else {
+        let Some(guide) = incoming.guide.as_mut().filter(|guide| guide.answered + 1 == number) else {
+            return;
+        };
+        guide.answered = number;
+        let ranges = guide.asked.pop_front().filter(|ranges| ranges.len() == parts.len());
+        let Some(ranges) = ranges else {
             return self.refuse_merge(now, from, id, "the parts are not those asked for");
         };
         for (range, theirs) in ranges.into_iter().zip(parts) {
@@ -395,18 +447,22 @@ impl Gossip {
         self.counts.blocks_received += 1;
     }
 
-    fn on_end(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
+    fn on_end(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, number: u32, blocks: u32) {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        let guide = incoming.guide.as_ref();
+        if guide.is_some_and(|guide| guide.ends + 1 != number && !mutant::is(Mutant::FetchesUnnumbered)) {
+            return;
+        }
         if incoming.context.is_none() || incoming.blocks.len() != blocks as usize {
             return self.refuse_merge(now, from, id, "blocks are missing at the end");
         }
         match &mut incoming.guide {
             None => self.commit_merge(now, replica, None),
-            Some(guide) if guide.fetches == 0 => {
+            Some(guide) if guide.fetches == guide.ends => {
                 self.refuse_merge(now, from, id, "it ends what was not asked for");
             }
             Some(guide) => {
-                guide.fetches -= 1;
+                guide.ends += 1;
                 incoming.deadline = now.mono + MERGE_PATIENCE;
                 self.go_on(now, replica, from, id);
             }
@@ -447,7 +503,11 @@ impl Gossip {
         let (from, blocks) = (incoming.link, incoming.blocks.len());
         self.absorb(replica, from, &seen);
         if let Err(error) = replica.merge_ranges(&staged, seen, parked, incoming.blocks, ranges.as_ref()) {
-            self.refuse_merge(now, from, incoming.id, &error.to_string());
+            self.give_up_merge(now, from, incoming.id, &error.to_string());
+            // Lack of room here is nobody's offence.
+            if error != ApplyError::ParkedFull {
+                self.misbehaved(from, error);
+            }
             return;
         }
         self.counts.merges += 1;
@@ -458,12 +518,16 @@ impl Gossip {
     }
 
     fn refuse_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
+        self.give_up_merge(now, from, id, reason);
+        self.misbehaved(from, reason);
+    }
+
+    fn give_up_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
         self.merges.incoming = None;
         self.merges.not_before = now.mono + REST;
         self.counts.merges_aborted += 1;
         let text: String = reason.chars().take(64).collect();
         self.send(from, Message::Sync(Sync::Abort { id, reason: text }));
-        self.misbehaved(from, reason);
     }
 }
 

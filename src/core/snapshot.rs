@@ -84,6 +84,11 @@ impl Snapshots {
         self.running.remove(&id);
     }
 
+    /// How many are running.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
     pub(super) fn abort_all(&mut self) {
         self.running.clear();
     }
@@ -228,6 +233,11 @@ impl Replica {
         let id = self.state.snapshots.begin(&self.state.cells, guided)?;
         let parked = parked_states(&self.state.parked, &self.state.actors);
         Some(Begun { id, seen: self.state.seen_entries(), parked })
+    }
+
+    /// How many snapshots are running.
+    pub fn snapshots(&self) -> usize {
+        self.state.snapshots.running()
     }
 
     /// The next block of a snapshot.

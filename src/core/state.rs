@@ -242,6 +242,9 @@ impl State {
         for edit in &op.edits {
             slot.edit(dot, Stamp(op.stamp), edit);
         }
+        if mutant::is(Mutant::BuriedEarly) {
+            super::broken::bury(&mut slot.cells, &self.actors, dot, op);
+        }
         let cells = slot.cells.finish();
         let (after, gone) = (cells.fingerprint(), cells.is_blank());
         self.tallies.replace(&before, &Shape::of(cells));
@@ -345,7 +348,7 @@ impl Slot<'_> {
     /// Drops the dots of the set of this key up to those named. What of them has not been seen is parked.
     fn clear(&mut self, upto: &[ShortDot]) {
         for &dot in upto {
-            if !self.has_seen(dot) {
+            if !self.has_seen(dot) && !mutant::is(Mutant::ClearNotParked) {
                 self.park(dot, Target::Set);
             }
         }

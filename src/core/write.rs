@@ -338,7 +338,11 @@ impl Replica {
             None => (self.own_seq() + 1, 0, 0),
         };
         let (p, n) = (p + u128::from(up), n + u128::from(down));
-        self.issue(wall, key, smallvec::smallvec![Edit::Count { counter, birth, p, n }]);
+        let mut edits: Edits<'_> = smallvec::smallvec![Edit::Count { counter, birth, p, n }];
+        if mutant::is(Mutant::Folding) {
+            super::broken::fold(parts, self.own, self.state.actors(), &mut edits);
+        }
+        self.issue(wall, key, edits);
     }
 
     /// Closes own contributions that received ops have reset in full, so that

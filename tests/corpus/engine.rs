@@ -154,7 +154,7 @@ impl World {
         let seen = state.seen_clock();
         assert!(node.last_seen <= seen, "seen went back");
         node.last_seen = seen;
-        assert!(state.parked().len() <= bounds::PARKED);
+        assert!(state.parked().len() <= 2 * bounds::PARKED);
         let bytes = node.engine.replica().log().bytes();
         assert!(bytes <= self.log_bound || node.engine.stopped().is_some(), "{bytes} bytes of log");
         let _ = (node.engine.figures(), node.engine.deadline());

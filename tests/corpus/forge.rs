@@ -126,18 +126,19 @@ impl Forger<'_> {
                 };
                 Sync::Block { id, index: bytes.below(3) as u32, block }
             }
-            8 => Sync::End { id, blocks: bytes.below(3) as u32 },
+            8 => Sync::End { id, number: bytes.below(3) as u32, blocks: bytes.below(3) as u32 },
             9 => Sync::Abort { id, reason: "so".into() },
-            10 => Sync::Narrow { id, ranges: self.numbers(bytes) },
+            10 => Sync::Narrow { id, number: bytes.below(3) as u32, ranges: self.numbers(bytes) },
             11 => {
                 let parts = (0..bytes.below(3)).map(|_| {
                     let present = bytes.number() as u16;
                     let sums = (0..present.count_ones()).map(|_| PartSum(bytes.number())).collect();
                     RangeParts { present, sums }
                 });
-                Sync::Parts { id, parts: parts.collect() }
+                let parts = parts.collect();
+                Sync::Parts { id, number: bytes.below(3) as u32, parts }
             }
-            12 => Sync::Fetch { id, ranges: self.numbers(bytes) },
+            12 => Sync::Fetch { id, number: bytes.below(3) as u32, ranges: self.numbers(bytes) },
             _ => Sync::Done { id },
         })
     }

@@ -1,8 +1,10 @@
 //! What once went wrong, by name.
 
 use tidings::core::journal::Meta;
+use tidings::core::parked::Room;
 use tidings::core::replica::{Recovery, Replica};
 use tidings::core::snapshot::Step;
+use tidings::core::state::ApplyError;
 use tidings::core::table::HashKey;
 use tidings::core::write::{Write, WriteError, Written};
 use tidings_proto::{Actor, SeenEntries};
@@ -124,5 +126,51 @@ fn a_set_over_a_set_is_one_op() {
         write(&mut replica, Write::Set { key: b"k", value: &value });
         assert_eq!(replica.own_seq(), 2);
         assert_eq!(shown(replica.state(), b"k"), Shown::Bytes(value));
+    }
+}
+
+/// A merge was refused for removals that it would have settled itself, so two that had no more
+/// room and lacked each other's writes could not help each other.
+#[test]
+fn a_merge_needs_no_room_for_what_it_settles() {
+    let [mut w, mut x, mut y, mut one, mut two] = [0, 1, 2, 3, 4].map(|node| replica(node, 1 << 20));
+    write(&mut w, Write::Set { key: b"w", value: b"1" });
+    write(&mut y, Write::Set { key: b"y", value: b"1" });
+    deliver(&w, &mut x);
+    deliver(&y, &mut x);
+    write(&mut x, Write::Delete { key: b"w" });
+    write(&mut x, Write::Delete { key: b"y" });
+    for (lacking, other) in [(&mut one, &y), (&mut two, &w)] {
+        lacking.set_parked_room(Room { removals: 1, ..Room::default() });
+        deliver(other, lacking);
+        let own = read_all(&x).into_iter().filter(|run| run.actor == *x.actor());
+        own.for_each(|run| assert_eq!(lacking.receive(&run, WALL, |_| {}).stopped, None));
+        assert_eq!(lacking.state().parked().len(), 1);
+    }
+    let seen = SeenEntries::from(&two.state().seen_clock());
+    one.merge(two.state(), seen, two.parked_states(), Vec::new()).unwrap();
+    assert!(one.state().parked().is_empty() && one.state().is_empty());
+}
+
+/// Where ops are refused for lack of room a merge may still take place.
+#[test]
+fn a_merge_may_leave_twice_as_much_parked_as_ops() {
+    let [mut w, mut x, mut one] = [0, 1, 2].map(|node| replica(node, 1 << 20));
+    for key in [b"a", b"b", b"c"] {
+        write(&mut w, Write::Set { key, value: b"1" });
+        deliver(&w, &mut x);
+        write(&mut x, Write::Delete { key });
+    }
+    one.set_parked_room(Room { removals: 1, ..Room::default() });
+    let own: Vec<_> = read_all(&x).into_iter().filter(|run| run.actor == *x.actor()).collect();
+    let stopped = one.receive(&own[0], WALL, |_| {}).stopped;
+    assert_eq!((stopped, one.state().parked().len()), (Some(ApplyError::ParkedFull), 1));
+    for (parked, fits) in [(2, true), (3, false)] {
+        let mut from = replica(4, 1 << 20);
+        from.set_parked_room(Room { removals: parked, ..Room::default() });
+        own.iter().for_each(|run| drop(from.receive(run, WALL, |_| {})));
+        let seen = SeenEntries::from(&from.state().seen_clock());
+        let merged = one.clone().merge(from.state(), seen, from.parked_states(), Vec::new());
+        assert_eq!(merged.is_ok(), fits, "{parked} parked: {merged:?}");
     }
 }

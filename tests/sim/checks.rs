@@ -1,10 +1,10 @@
 //! What must hold: at every commit, of a node at any moment, and of all in the end.
 
 use rand::RngExt;
-use tidings::core::bounds;
+use tidings::core::parked::Target;
 
 use crate::dump::{Dump, differ, dump};
-use crate::names::{Seen, equal, within};
+use crate::names::{Seen, at, equal, raise, within};
 use crate::readers::Shown;
 use crate::world::{Check, Due, World};
 
@@ -25,21 +25,14 @@ impl World {
             let (more, less) = (self.names.tell(&seen, floor), self.names.tell(floor, &seen));
             return Err(format!("I6: {who} has seen {more} and not logged it; it logged {less} unseen"));
         }
+        let now = self.now;
         let life = self.processes[slot].life.as_mut().expect("just seen");
+        for actor in (0..seen.len()).filter(|actor| seen[*actor] > at(&life.last_seen, *actor)) {
+            raise(&mut life.moved, actor, now);
+        }
         life.last_seen = seen;
-        let replica = life.engine.replica();
-        if life.engine.stopped().is_none() && replica.log().bytes() > self.plan.log_memory {
-            return Err(format!("P7: {who} keeps {} bytes of ops in memory", replica.log().bytes()));
-        }
-        let parked = replica.state().parked().len();
-        if parked > bounds::PARKED {
-            return Err(format!("P7: {who} parks {parked} removals"));
-        }
-        let waiting = life.engine.gossip().ops_waiting();
-        if waiting > self.history.len() as u64 {
-            return Err(format!("P7: {who} keeps {waiting} ops ahead of their turn"));
-        }
-        Ok(())
+        self.check_sent(slot)?;
+        self.check_bounds(slot)
     }
 
     /// A node's whole state in a form that can be compared.
@@ -74,7 +67,10 @@ impl World {
                 return Err(format!("P2: {who} shows {shows:?}, it should {should:?}"));
             }
         }
-        Ok(())
+        let sets = dump.parked.iter().any(|(_, target, _)| *target == Target::Set);
+        self.facts.parked_sets += u64::from(sets);
+        self.check_figures(slot, &stand, parked.len())?;
+        self.check_read(slot, dump.seen)
     }
 
     pub fn inspect(&mut self) -> Check {
@@ -141,36 +137,5 @@ impl World {
             return Err(format!("P3: acknowledged and lost: {}", self.names.tell(&self.promised, &seen)));
         }
         Ok(())
-    }
-
-    /// Who lacks what, in words.
-    pub fn pending(&mut self, slots: &[usize]) -> String {
-        let mut all = Seen::new();
-        for slot in slots {
-            for (actor, seq) in self.seen(*slot).into_iter().enumerate() {
-                crate::names::raise(&mut all, actor, seq);
-            }
-        }
-        let mut words = Vec::new();
-        for slot in slots {
-            let seen = self.seen(*slot);
-            let lacks = self.names.tell(&all, &seen);
-            let who = self.called(*slot);
-            let Some(life) = &self.processes[*slot].life else {
-                words.push(format!("{who} does not run"));
-                continue;
-            };
-            let gossip = life.engine.gossip();
-            words.push(format!(
-                "{who} lacks {lacks}; links {:?}, merge {:?}, {} ops wait, stopped: {:?}, deadline in {} us, {:?}",
-                gossip.links().map(|(id, link)| (id.0, link.actor.to_string())).collect::<Vec<_>>(),
-                gossip.merge_progress(),
-                gossip.ops_waiting(),
-                life.engine.stopped(),
-                (life.began + life.engine.deadline()) as i64 - self.now as i64,
-                gossip.counts(),
-            ));
-        }
-        words.join("\n    ")
     }
 }

@@ -1,11 +1,12 @@
 //! Clients: hot keys, every kind of write against every other.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rand::RngExt;
 use tidings::core::write::Write;
 use tidings::store::Fsync;
-use tidings_proto::{Counter, Stamp};
+use tidings_proto::{Counter, Edit, Stamp};
 
 use crate::names::{Seen, raise};
 use crate::oracle::{Bytes, What};
@@ -34,6 +35,7 @@ impl World {
         if self.rng.clients.random_ratio(1, 8) {
             self.race(&running)?;
         }
+        self.fill_memory(slot);
         for _ in 0..many {
             self.ask(slot)?;
         }
@@ -78,19 +80,18 @@ impl World {
     }
 
     fn ask(&mut self, slot: usize) -> Check {
-        let rng = &mut self.rng.clients;
-        let key = format!("k{}", rng.random_range(0..self.plan.keys)).into_bytes();
-        let key = &key[..];
-        let member = |n: u64| format!("e{n}").into_bytes();
-        let (a, b) = (rng.random_range(0..self.plan.elements), rng.random_range(0..self.plan.elements));
-        let mut elements: Vec<Bytes> = vec![member(a)];
-        if a != b && rng.random_ratio(1, 4) {
-            elements.push(member(b));
+        if self.plan.huge && self.rng.clients.random_ratio(1, 25) {
+            return self.ask_huge(slot);
         }
+        let key = self.some_key();
+        let key = &key[..];
+        let elements = self.some_elements();
         let refs: Vec<&[u8]> = elements.iter().map(|element| &element[..]).collect();
-        let value = match rng.random_range(0..3) {
-            0 => rng.random_range(-99..99).to_string().into_bytes(),
-            1 => vec![b'x'; rng.random_range(1..300)],
+        let rng = &mut self.rng.clients;
+        let value = match rng.random_range(0..60) {
+            0..20 => rng.random_range(-99..99).to_string().into_bytes(),
+            20..39 => vec![b'x'; rng.random_range(1..300)],
+            39 => i64::MAX.to_string().into_bytes(),
             _ => format!("v{}", self.facts.writes).into_bytes(),
         };
         // Distinct powers of two: a sum tells which increments are in it.
@@ -111,6 +112,56 @@ impl World {
         self.write_one(slot, write, &what)
     }
 
+    fn some_key(&mut self) -> Bytes {
+        let rng = &mut self.rng.clients;
+        let hot = rng.random_ratio(3, 4) && self.plan.hot;
+        let n = if hot { 0 } else { rng.random_range(0..self.plan.keys) };
+        if rng.random_ratio(1, 200) {
+            return format!("k{n}{}", "-".repeat(80)).into_bytes();
+        }
+        format!("k{n}").into_bytes()
+    }
+
+    fn some_elements(&mut self) -> BTreeSet<Bytes> {
+        let rng = &mut self.rng.clients;
+        let member = |n: u64| format!("e{n}").into_bytes();
+        let (a, b) = (rng.random_range(0..self.plan.elements), rng.random_range(0..self.plan.elements));
+        let mut elements = BTreeSet::from([member(a)]);
+        if rng.random_ratio(1, 4) {
+            elements.insert(member(b));
+        }
+        if rng.random_ratio(1, 200) {
+            elements.insert(vec![b'e'; 60]);
+        }
+        elements
+    }
+
+    /// Adds hundreds of elements at once, or deletes the key where somebody has.
+    fn ask_huge(&mut self, slot: usize) -> Check {
+        if let Some(key) = self.to_empty.take() {
+            return self.write_one(slot, Write::Delete { key: &key }, &What::Delete);
+        }
+        let key = self.some_key();
+        let rng = &mut self.rng.clients;
+        let first = rng.random_range(0..100);
+        let many = rng.random_range(50..=300);
+        let elements: BTreeSet<Bytes> = (first..first + many).map(|n| format!("h{n}").into_bytes()).collect();
+        let refs: Vec<&[u8]> = elements.iter().map(|element| &element[..]).collect();
+        self.to_empty = rng.random_bool(0.5).then(|| key.clone());
+        self.facts.huge_sets += 1;
+        self.write_one(slot, Write::Add { key: &key, elements: &refs }, &What::Add(elements.clone()))
+    }
+
+    /// Memory runs short at a node, or is there again.
+    fn fill_memory(&mut self, slot: usize) {
+        let short = self.rng.clients.random_ratio(1, 6);
+        if self.rng.clients.random_ratio(1, 20)
+            && let Some(life) = &mut self.processes[slot].life
+        {
+            life.engine.set_out_of_memory(short);
+        }
+    }
+
     fn write_one(&mut self, slot: usize, write: Write<'_>, what: &What) -> Check {
         let context = self.seen(slot);
         let (mono, wall) = (self.now, self.wall(slot));
@@ -119,8 +170,14 @@ impl World {
         let now = tidings::engine::Now { mono: mono - life.began, wall };
         let result = life.engine.write(now, write);
         self.facts.writes += 1;
-        self.facts.refusals += u64::from(result.is_err());
-        self.say(|| format!("{} is asked for {write:?}: {result:?}", self.called(slot)));
+        if let Err(error) = &result {
+            self.facts.refuse(error);
+        }
+        let refused_in_part = result.is_err() && life.engine.replica().own_seq() >= first;
+        self.say(|| format!("{} is asked for {}: {result:?}", self.called(slot), briefly(&write)));
+        if refused_in_part {
+            return Err(format!("{} refused a write and issued ops: {result:?}", self.called(slot)));
+        }
         self.record(slot, first, what, context)
     }
 
@@ -138,10 +195,18 @@ impl World {
             for item in run.iter() {
                 let (seq, op) = item.map_err(|error| error.to_string())?;
                 let stamp = Stamp(run.base.0 + op.stamp);
+                self.facts.clears +=
+                    u64::from(op.edits.iter().any(|edit| matches!(edit, Edit::Clear { .. })));
                 self.history.record((actor, seq), stamp, op.key, what.clone(), Rc::new(context.clone()))?;
                 raise(&mut context, actor, seq);
             }
         }
         Ok(())
     }
+}
+
+/// A write in words, long values and lists cut short.
+fn briefly(write: &Write<'_>) -> String {
+    let words = format!("{write:?}");
+    if words.len() < 400 { words } else { format!("{}...", words.chars().take(120).collect::<String>()) }
 }

@@ -2,10 +2,38 @@
 
 use rand::RngExt;
 use tidings::core::fingerprint::Prefix;
+use tidings_proto::Name;
 
+use crate::dump::{Dump, differ};
 use crate::world::{Check, World};
 
 impl World {
+    /// A node finds that another has seen the same and holds something else: never, here.
+    pub fn diverged(&mut self, slot: usize, node: &Name) -> Check {
+        let who = self.called(slot);
+        let mine = self.dump(slot)?;
+        let mut words = Vec::new();
+        for other in 0..self.processes.len() {
+            if self.processes[other].name != *node || self.processes[other].life.is_none() {
+                continue;
+            }
+            let theirs = self.dump(other)?;
+            let odd = |a: &Dump, b: &Dump| {
+                let parts = a.parts.iter().filter(|(key, part)| b.parts.get(key) != Some(part));
+                let parked: Vec<_> = a.parked.difference(&b.parked).collect();
+                format!("{:?}, parked {parked:?}", parts.collect::<Vec<_>>())
+            };
+            words.push(format!(
+                "seen alike: {}\n    {:?}\n    here {}\n    there {}",
+                mine.seen == theirs.seen,
+                differ((&who, &mine.stand), (node.as_str(), &theirs.stand)),
+                odd(&mine, &theirs),
+                odd(&theirs, &mine),
+            ));
+        }
+        Err(format!("fingerprint: {who} and {node} differ at equal seen; {}", words.join("; ")))
+    }
+
     /// Of two nodes drawn at random.
     pub fn check_fingerprints(&mut self) -> Check {
         let all = self.processes.len();

@@ -1,12 +1,13 @@
 //! What goes wrong, and the checkpoints that are taken meanwhile.
 
 use rand::RngExt;
+use tidings::core::mutant::{Mutant, is};
 use tidings::core::snapshot::Step;
 use tidings::engine::{Input, Token};
-use tidings::store::MemDisk;
 use tidings::store::memdisk::Fault;
+use tidings::store::{Disk, MemDisk};
 
-use crate::plan::Kind;
+use crate::plan::{KINDS, Kind};
 use crate::process::{Checkpoint, Death, Floor, Outcome};
 use crate::world::{Check, Due, World};
 
@@ -21,6 +22,8 @@ impl World {
         let again = rng.random_range(self.plan.fault_gap / 2..self.plan.fault_gap * 3 / 2);
         let kind = self.plan.faults[rng.random_range(0..self.plan.faults.len())];
         let slot = rng.random_range(0..self.processes.len());
+        let place = KINDS.iter().position(|k| *k == kind).expect("all kinds are listed");
+        self.facts.faults[place] += 1;
         self.push(again, Due::Strike);
         self.say(|| format!("fault: {kind:?} at {}", self.called(slot)));
         match kind {
@@ -29,12 +32,13 @@ impl World {
             Kind::CrashLoop => self.doom(slot, Death::Kill, 4),
             Kind::Pause => self.pause(slot),
             Kind::Partition => self.partition(),
-            Kind::Reset | Kind::Clog => self.trouble_a_link(kind),
+            Kind::Reset | Kind::Clog | Kind::Squeeze => self.trouble_links(kind),
             Kind::Disk => self.break_disk(slot),
             Kind::Restore => return self.restore(slot),
             Kind::Blank => {
                 self.die(slot, Death::Kill)?;
                 self.processes[slot].disk = MemDisk::new();
+                self.processes[slot].rotten = false;
                 self.regress(slot, Floor::default());
             }
             Kind::Twin => self.twin(slot),
@@ -58,6 +62,12 @@ impl World {
                 }
             }
             Kind::Operator => return self.operate(slot),
+            Kind::Loss | Kind::Duplicate | Kind::Reorder | Kind::Corrupt => self.ail(kind),
+            Kind::Rot => return self.rot(slot),
+            Kind::SlowDisk => {
+                let long = self.rng.faults.random_range(100_000..6_000_000);
+                self.processes[slot].slow_until = self.now + long;
+            }
         }
         Ok(())
     }
@@ -115,15 +125,17 @@ impl World {
         }
     }
 
-    fn trouble_a_link(&mut self, kind: Kind) {
+    fn trouble_links(&mut self, kind: Kind) {
         let rng = &mut self.rng.faults;
         let chosen: Vec<u64> = self.conns.keys().copied().filter(|_| rng.random_ratio(1, 2)).collect();
         for id in chosen {
-            if kind == Kind::Reset {
-                self.cut(id);
-            } else {
-                let long = self.rng.faults.random_range(5_000..6_000_000);
-                self.conns.get_mut(&id).expect("just seen").clogged_until = self.now + long;
+            let until = self.now + self.rng.faults.random_range(5_000..6_000_000);
+            let rate = self.rng.faults.random_range(1..40);
+            let conn = self.conns.get_mut(&id).expect("just seen");
+            match kind {
+                Kind::Clog => conn.clogged_until = until,
+                Kind::Squeeze => conn.squeezed = (until, rate),
+                _ => self.cut(id),
             }
         }
     }
@@ -148,12 +160,16 @@ impl World {
     fn restore(&mut self, slot: usize) -> Check {
         let Some((image, floor)) = self.processes[slot].image.take() else {
             let process = &mut self.processes[slot];
+            if process.rotten {
+                return Ok(());
+            }
             process.image = Some((process.disk.copy(), process.floor.clone()));
             return Ok(());
         };
         self.die(slot, Death::Kill)?;
         self.push(10_000, Due::Restart { slot });
         self.processes[slot].disk = image;
+        self.processes[slot].rotten = false;
         self.regress(slot, Floor { synced: floor.least.clone(), ..floor });
         Ok(())
     }
@@ -169,6 +185,7 @@ impl World {
         let (name, address) = (process.name.to_string(), format!("{}:2", process.name));
         let twin = self.add_process(&name, address, disk, floor);
         self.processes[twin].twin_of = Some(slot);
+        self.processes[twin].rotten = self.processes[slot].rotten;
         self.push(1_000, Due::Restart { slot: twin });
     }
 
@@ -180,6 +197,7 @@ impl World {
         }
         let rng = &mut self.rng.faults;
         let link = links[rng.random_range(0..links.len())];
+        let id = life.id;
         let token = Token(self.now);
         let input = match rng.random_range(0..5) {
             0 => Input::Push { link: Some(link) },
@@ -188,7 +206,20 @@ impl World {
             3 => Input::AskCells { link, token, keys: Vec::new(), cursor: 0, names_only: rng.random() },
             _ => Input::AskStats { link, token },
         };
+        if matches!(input, Input::Sync { .. } | Input::AskCells { .. } | Input::AskStats { .. }) {
+            let life = self.processes[slot].life.as_mut().expect("just seen");
+            life.questions.insert(token.0);
+            self.push(5_000_000, Due::Cancel { slot, life: id, token: token.0 });
+        }
         self.handle(slot, input)
+    }
+
+    /// An operator waits no longer for an answer.
+    pub fn cancel(&mut self, slot: usize, token: u64) {
+        if let Some(life) = &mut self.processes[slot].life {
+            life.engine.cancel(Token(token));
+            life.questions.remove(&token);
+        }
     }
 
     /// Begins a checkpoint if one is due, as the live driver's thread does.
@@ -252,9 +283,20 @@ impl World {
                     self.push(soon, Due::Step { slot, life: id });
                     return Ok(());
                 }
+                life.engine.end_checkpoint(checkpoint.snapshot);
             }
             Step::Done => {
                 life.engine.end_checkpoint(checkpoint.snapshot);
+                if is(Mutant::LogCutEarly) {
+                    cut_log(&self.processes[slot].disk, checkpoint.writer.lsn());
+                }
+                if let Some(death) = self.boundary(slot) {
+                    let life = self.processes[slot].life.as_mut().expect("just seen");
+                    life.checkpoint = Some(checkpoint);
+                    self.facts.checkpoints_failed += 1;
+                    return self.die(slot, death);
+                }
+                let life = self.processes[slot].life.as_mut().expect("just seen");
                 let finished = checkpoint.writer.finish(&checkpoint.meta.encode());
                 failed = finished.is_err();
                 if finished.is_ok() {
@@ -269,5 +311,16 @@ impl World {
         }
         self.facts.checkpoints_failed += u64::from(failed);
         Ok(())
+    }
+}
+
+/// `LogCutEarly`: removes the segments that a checkpoint covers, though it is not durable yet.
+fn cut_log(disk: &MemDisk, covered: u64) {
+    let names = disk.list().unwrap_or_default();
+    let first = |name: &String| name.strip_prefix("log-")?.strip_suffix(".seg")?.parse::<u64>().ok();
+    let firsts: Vec<(u64, &String)> = names.iter().filter_map(|name| Some((first(name)?, name))).collect();
+    for pair in firsts.windows(2).filter(|pair| pair[1].0 <= covered + 1) {
+        // A disk that refuses keeps it.
+        drop(disk.remove(pair[0].1));
     }
 }

@@ -1,13 +1,17 @@
 //! Links: two lanes either way, each a bounded queue and a flight in order. QUIC
-//! loses nothing while a link lasts, so loss is the end of a link.
+//! loses nothing while a link lasts; where a run has faults of the wire, frames are
+//! lost, doubled, moved and damaged all the same.
 
 use std::collections::VecDeque;
 
 use tidings::engine::LinkId;
 use tidings_proto::Lane;
 
-/// Bytes that a writer takes off a queue at once.
-const WRITE_BYTES: usize = 64 << 10;
+use crate::plan::Kind;
+
+/// Bytes that a writer takes off a queue at once; and on a squeezed link.
+pub const WRITE_BYTES: usize = 64 << 10;
+pub const SQUEEZED_BYTES: usize = 256;
 
 #[derive(Debug, Default)]
 pub struct Pipe {
@@ -37,6 +41,18 @@ pub struct Conn {
     pub latency: (u64, u64),
     /// Nothing is taken by QUIC before this moment.
     pub clogged_until: u64,
+    /// Until then it carries no more than so many bytes a millisecond.
+    pub squeezed: (u64, u64),
+    /// What else ails it, until when.
+    pub ills: Vec<(Kind, u64)>,
+    /// Whether a frame of it has been lost, doubled, moved or damaged.
+    pub hurt: bool,
+}
+
+impl Conn {
+    pub fn new(ends: [End; 2], latency: (u64, u64)) -> Self {
+        Self { ends, latency, clogged_until: 0, squeezed: (0, 0), ills: Vec::new(), hurt: false }
+    }
 }
 
 /// The queue is full; the frame was not taken.
@@ -67,9 +83,9 @@ impl Pipe {
     }
 
     /// Hands to QUIC what it takes at once. Says how many frames set off, and how many bytes.
-    pub fn write(&mut self, now: u64, latency: impl Fn(usize) -> u64) -> (usize, usize) {
+    pub fn write(&mut self, now: u64, most: usize, latency: impl Fn(usize) -> u64) -> (usize, usize) {
         let (mut frames, mut bytes) = (0, 0);
-        while bytes < WRITE_BYTES
+        while bytes < most
             && let Some(frame) = self.waiting.pop_front()
         {
             bytes += frame.len();

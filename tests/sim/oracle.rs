@@ -25,8 +25,8 @@ pub enum What {
     Write(Bytes),
     /// Takes all of the key.
     Delete,
-    Add(Vec<Bytes>),
-    Remove(Vec<Bytes>),
+    Add(BTreeSet<Bytes>),
+    Remove(BTreeSet<Bytes>),
     Count(Counter, i128),
     /// An owner's word that its own increments so far are gone.
     Close(Counter),

@@ -4,7 +4,8 @@ use std::fmt;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tidings::engine::Settings;
+use tidings::core::bounds;
+use tidings::engine::{Limits, Settings};
 use tidings::store::{self, Fsync};
 
 /// What can go wrong. A run has a set of these.
@@ -40,9 +41,24 @@ pub enum Kind {
     Forget,
     /// An operator asks for a push, a sync, cells or figures.
     Operator,
+    /// Frames vanish in the middle of some links. QUIC does none of this and the next two; the
+    /// engine is not to depend on it.
+    Loss,
+    /// Frames arrive twice.
+    Duplicate,
+    /// Frames of a lane overtake each other.
+    Reorder,
+    /// Bits of frames flip, and the receiver closes the link.
+    Corrupt,
+    /// A bit flips on the disk of a process that was killed.
+    Rot,
+    /// Syncs take up to seconds.
+    SlowDisk,
+    /// Some links carry next to nothing.
+    Squeeze,
 }
 
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 22] = [
     Kind::Kill,
     Kind::Power,
     Kind::CrashLoop,
@@ -58,11 +74,23 @@ pub const KINDS: [Kind; 15] = [
     Kind::Leave,
     Kind::Forget,
     Kind::Operator,
+    Kind::Loss,
+    Kind::Duplicate,
+    Kind::Reorder,
+    Kind::Corrupt,
+    Kind::Rot,
+    Kind::SlowDisk,
+    Kind::Squeeze,
 ];
 
 impl Kind {
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
+    }
+
+    /// Whether writes may be gone for good, or away with a process that stays stopped.
+    fn loses_writes(self) -> bool {
+        matches!(self, Kind::Power | Kind::Restore | Kind::Blank | Kind::Twin | Kind::Rot)
     }
 
     pub fn named(name: &str) -> Option<Self> {
@@ -100,6 +128,8 @@ impl Profile {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     pub nodes: Option<usize>,
+    /// From two nodes to so many are drawn.
+    pub nodes_up_to: Option<usize>,
     pub ops: Option<u64>,
     pub seconds: Option<u64>,
     pub faults: Option<Vec<Kind>>,
@@ -138,6 +168,16 @@ pub struct Plan {
     pub idle: u64,
     pub keys: u64,
     pub elements: u64,
+    /// Whether sets of hundreds of elements are added at once.
+    pub huge: bool,
+    /// Whether most writes go to one key.
+    pub hot: bool,
+    /// The longest names and values that clients may write.
+    pub limits: Limits,
+    /// Removals that ops may park. Few only where all that they wait for comes back.
+    pub parked: usize,
+    /// Bytes of ops that may wait ahead of their turn.
+    pub ahead: usize,
     /// Greatest skew between wall clocks; milliseconds.
     pub skew: u64,
     /// How many nodes everybody has as seeds.
@@ -156,7 +196,7 @@ impl Plan {
         let mut plan = Self {
             seed,
             profile,
-            nodes: pick(rng, &[2, 3, 3, 3, 4, 5]),
+            nodes: pick(rng, &[2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 7]),
             ops: pick(rng, &[60, 120, 200, 400]),
             span: pick(rng, &[8, 15, 25, 40]) * 1_000_000,
             faults: if profile == Profile::Storm { KINDS.to_vec() } else { few },
@@ -184,6 +224,11 @@ impl Plan {
             idle: pick(rng, &[300_000, 2_000_000]),
             keys: pick(rng, &[1, 3, 12, 40]),
             elements: pick(rng, &[1, 3, 8]),
+            huge: rng.random_ratio(1, 3),
+            hot: rng.random_ratio(1, 3),
+            limits: pick(rng, &[Limits::default(), Limits { key: 64, element: 40, value: 250 }]),
+            parked: pick(rng, &[2, 5, 20, bounds::PARKED]),
+            ahead: pick(rng, &[0, 100, 1_000, bounds::AHEAD]),
             skew: pick(rng, &[0, 100, 5_000]),
             seeds: pick(rng, &[1, 2, 9]),
         };
@@ -194,12 +239,25 @@ impl Plan {
             plan.latency = pick(rng, &[(50, 300), (500, 3_000), (5_000, 20_000)]);
             plan.bandwidth = 100_000;
         }
+        let share = rng.random_range(0..1_u64 << 32);
+        if let Some(most) = over.nodes_up_to {
+            plan.nodes = 2 + ((share * (most as u64 - 1)) >> 32) as usize;
+        }
         plan.nodes = over.nodes.unwrap_or(plan.nodes);
         plan.ops = over.ops.unwrap_or(plan.ops);
         plan.span = over.seconds.map_or(plan.span, |seconds| seconds * 1_000_000);
         plan.strikes = over.strikes.unwrap_or(plan.strikes);
-        plan.faults = over.faults.clone().unwrap_or(plan.faults);
+        let drawn = std::mem::take(&mut plan.faults);
+        plan.faults = over.faults.clone().unwrap_or_else(|| drawn.clone());
+        if drawn.iter().chain(&plan.faults).any(|kind| kind.loses_writes()) {
+            plan.parked = bounds::PARKED;
+        }
         plan
+    }
+
+    /// Whether all that parked removals wait for must be there for others to go on.
+    pub fn is_tight(&self) -> bool {
+        self.parked < bounds::PARKED
     }
 
     /// Rounds of push and anti-entropy within which a healed core must agree; microseconds.
@@ -231,8 +289,15 @@ impl fmt::Display for Plan {
         )?;
         write!(
             f,
-            "  {} keys, {} elements, clocks {} ms apart, {} seeds",
-            self.keys, self.elements, self.skew, self.seeds
+            "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds",
+            self.keys,
+            if self.hot { ", one hot" } else { "" },
+            self.elements,
+            if self.huge { " or hundreds" } else { "" },
+            self.parked,
+            self.ahead,
+            self.skew,
+            self.seeds
         )
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rand::RngExt;
 use tidings::core::journal::{self, Entry, Meta};
 use tidings::core::mutant::{Mutant, is};
+use tidings::core::parked::Room;
 use tidings::core::replica::Recovery;
 use tidings::core::snapshot::SnapshotId;
 use tidings::core::state::ApplyError;
@@ -17,10 +18,12 @@ use tidings::store::{
     CheckpointWriter, DiskError, Fsync, Housekeeper, Lsn, MemDisk, OpenError, Recovered, ReplayError, Store,
     Syncer,
 };
+use tidings_proto::message::Pull;
 use tidings_proto::{Actor, Edit, Message, Name, Stamp};
 
-use crate::names::{Dot, Seen, at, raise, within};
+use crate::names::{Dot, Seen, raise, within};
 use crate::oracle::What;
+use crate::readers::Shown;
 use crate::world::{Check, Due, World};
 
 /// What a disk would give back after a crash: at least, at most, and after power loss at least.
@@ -61,6 +64,10 @@ pub struct Process {
     pub doom: Option<(Death, u32)>,
     /// Further deaths right after its restarts.
     pub loops: u32,
+    /// Until then its disk takes its time to sync.
+    pub slow_until: u64,
+    /// A bit of its disk has flipped since it last ran.
+    pub rotten: bool,
 }
 
 /// From a start to a stop.
@@ -90,6 +97,18 @@ pub struct Life {
     merging: Option<Seen>,
     /// Ticks in a row at about one moment.
     pub spins: (u64, u32),
+    /// What it began with.
+    pub first_seen: Seen,
+    /// By actor: when something of it last came.
+    pub moved: Vec<u64>,
+    /// Pushes and requests that the engine gave out to be sent.
+    pub sent: (u64, u64),
+    /// Operators' questions that have not been given up.
+    pub questions: BTreeSet<u64>,
+    /// A sync is under way.
+    pub syncing: bool,
+    /// What a reader saw last: the vector then, the key, and what it showed.
+    pub read: Option<(Seen, Vec<u8>, Shown)>,
 }
 
 #[derive(Debug)]
@@ -133,6 +152,7 @@ impl World {
         let (store, recovery) = match opened {
             Ok(opened) => opened,
             Err(OpenError::Disk(error)) => return self.start_later(slot, error),
+            Err(error) if self.processes[slot].rotten => return self.refuse_rot(slot, &error),
             Err(error) => return Err(format!("{} refused to start: {error}", self.called(slot))),
         };
         let key = HashKey(self.plan.seed, 7);
@@ -174,6 +194,12 @@ impl World {
         Ok(())
     }
 
+    /// Takes the counts of a life that ends into those of the run.
+    pub fn sum_up(&mut self, life: &Life) {
+        self.facts.duplicates += life.engine.replica().counts().duplicate;
+        self.facts.merges_aborted += life.engine.gossip().counts().merges_aborted;
+    }
+
     fn begin_life(&mut self, slot: usize, engine: Engine, store: Store) -> Check {
         self.next_life += 1;
         let id = self.next_life;
@@ -196,9 +222,23 @@ impl World {
             tick_at: u64::MAX,
             merging: None,
             spins: (0, 0),
+            first_seen: Seen::new(),
+            moved: Vec::new(),
+            sent: (0, 0),
+            questions: BTreeSet::new(),
+            syncing: false,
+            read: None,
         };
+        let replica = life.engine.replica_mut();
+        replica.set_limits(self.plan.limits);
+        replica.set_parked_room(Room { removals: self.plan.parked, ..Room::default() });
+        life.engine.set_ahead_bound(self.plan.ahead);
         self.names.extend(&mut life.places, life.engine.replica().state());
         let seen = self.names.seen(&life.places, life.engine.replica().state());
+        life.first_seen = seen.clone();
+        if std::mem::take(&mut self.processes[slot].rotten) {
+            self.outlive_rot(slot, &seen);
+        }
         let floor = &mut self.processes[slot].floor;
         if !within(&floor.least, &seen) {
             let lost = self.names.tell(&floor.least, &seen);
@@ -271,6 +311,10 @@ impl World {
         let context = Rc::new(context);
         let gains = effects.records.iter().map(|record| self.gain(slot, life, record, &context));
         let gains = gains.collect::<Result<Vec<(Seen, Stamp)>, String>>()?;
+        for (_, message) in &effects.sends {
+            life.sent.0 += u64::from(matches!(message, Message::Push(_)));
+            life.sent.1 += u64::from(matches!(message, Message::Pull(Pull::Ops { .. })));
+        }
         if is(Mutant::SentBeforeLogged) {
             let sends = std::mem::take(&mut effects.sends);
             self.dispatch(slot, life, sends)?;
@@ -408,79 +452,9 @@ impl World {
                 self.facts.merges += 1;
                 self.check_node(slot)?;
             }
-            Event::Diverged { node } => {
-                return Err(format!("fingerprint: {} and {node} differ at equal seen", self.called(slot)));
-            }
-            Event::Misbehaved { link, reason } => {
-                return Err(format!("{} takes offence at {link:?}: {reason}", self.called(slot)));
-            }
+            Event::Diverged { node } => return self.diverged(slot, &node),
+            Event::Misbehaved { link, reason } => return self.offended(slot, link, &reason),
         }
         Ok(())
-    }
-
-    /// Syncs the log, and lets go what waited for it.
-    pub fn sync(&mut self, slot: usize) -> Check {
-        let Some(mut life) = self.processes[slot].life.take() else { return Ok(()) };
-        let synced = match life.syncer.pending() {
-            0 => Ok(life.syncer.durable()),
-            _ => life.syncer.sync(),
-        };
-        let mut outcome = Outcome::Done;
-        match synced {
-            Ok(durable) => {
-                self.note_synced(slot, &mut life, durable);
-                while outcome == Outcome::Done
-                    && life.unsynced.front().is_some_and(|(lsn, _)| *lsn <= durable)
-                {
-                    let (_, sends) = life.unsynced.pop_front().expect("just seen");
-                    outcome = self.dispatch(slot, &mut life, sends)?;
-                }
-            }
-            Err(error) => {
-                self.say(|| format!("{} cannot sync: {error}", self.called(slot)));
-                self.facts.disk_failures += 1;
-                life.engine.stop(error.to_string());
-            }
-        }
-        let id = life.id;
-        self.processes[slot].life = Some(life);
-        if self.plan.fsync != Fsync::Always {
-            self.push(1_000_000, Due::Sync { slot, life: id });
-        }
-        match outcome {
-            Outcome::Died(death) => self.die(slot, death),
-            _ => self.plan_tick(slot),
-        }
-    }
-
-    /// What is durable now will survive power loss; those who waited for it are answered.
-    fn note_synced(&mut self, slot: usize, life: &mut Life, durable: Lsn) {
-        let synced = &mut self.processes[slot].floor.synced;
-        while life.gains.front().is_some_and(|(lsn, _)| *lsn <= durable) {
-            let (_, gain) = life.gains.pop_front().expect("just seen");
-            gain.iter().enumerate().for_each(|(actor, seq)| raise(synced, actor, *seq));
-        }
-        while life.acks.front().is_some_and(|(lsn, _)| *lsn <= durable) {
-            let (_, (actor, seq)) = life.acks.pop_front().expect("just seen");
-            raise(&mut self.promised, actor, seq);
-        }
-    }
-
-    /// A checkpoint has synced the log up to there.
-    pub fn settle_synced(&mut self, slot: usize, durable: Lsn) {
-        if let Some(mut life) = self.processes[slot].life.take() {
-            self.note_synced(slot, &mut life, durable);
-            self.processes[slot].life = Some(life);
-        }
-    }
-
-    /// A disk has lost something, as it may: what only it held is promised no longer.
-    pub fn regress(&mut self, slot: usize, floor: Floor) {
-        self.processes[slot].floor = floor;
-        self.processes[slot].stamp = Stamp::default();
-        for actor in 0..self.promised.len() {
-            let held = self.processes.iter().map(|process| at(&process.floor.least, actor)).max();
-            self.promised[actor] = self.promised[actor].min(held.unwrap_or(0));
-        }
     }
 }

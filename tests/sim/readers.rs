@@ -6,8 +6,9 @@ use tidings::core::state::State;
 use tidings::core::view::View;
 use tidings_proto::Counter;
 
-use crate::names::Names;
+use crate::names::{Names, Seen, equal};
 use crate::oracle::{Bytes, Standing};
+use crate::world::{Check, World};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shown {
@@ -53,5 +54,23 @@ impl Shown {
             (None, None, Some(sum)) => Self::GCounter(clamp(sum)),
             (None, None, None) => Self::Nothing,
         }
+    }
+}
+
+impl World {
+    /// What a reader saw stays so for as long as nothing more has been seen.
+    pub fn check_read(&mut self, slot: usize, seen: Seen) -> Check {
+        let key = format!("k{}", self.facts.checks % self.plan.keys).into_bytes();
+        let who = self.called(slot);
+        let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+        let state = life.engine.replica().state();
+        if let Some((then, key, shown)) = &life.read {
+            let shows = Shown::of(state, key);
+            if equal(then, &seen) && shows != *shown {
+                return Err(format!("a read changed: {who} showed {shown:?} and shows {shows:?}"));
+            }
+        }
+        life.read = Some((seen, key.clone(), Shown::of(state, &key)));
+        Ok(())
     }
 }

@@ -9,9 +9,8 @@ const RUNS: usize = 80;
 /// Prints a failure, shrunk, with its story and how to see it again.
 pub fn report(report: &Report, over: &Overrides) {
     let plan = &report.plan;
-    println!("seed {} failed: {}", plan.seed, report.failure.as_deref().unwrap_or_default());
+    println!("seed {}: {}", plan.seed, report.failure.as_deref().unwrap_or_default());
     println!("{plan}");
-    println!("replay: {}", command(plan, over));
     let over = shrink(plan, over, &first_word(report));
     let small = run(Plan::draw(plan.seed, plan.profile, &over), true);
     println!("shrunk: {}", command(plan, &over));
@@ -19,7 +18,8 @@ pub fn report(report: &Report, over: &Overrides) {
     println!("{}", small.failure.as_deref().unwrap_or("it does not fail any more with its story told"));
 }
 
-fn command(plan: &Plan, over: &Overrides) -> String {
+/// How to see a schedule again.
+pub fn command(plan: &Plan, over: &Overrides) -> String {
     let mut words =
         format!("cargo test --release --test sim -- --seed {} --profile {}", plan.seed, plan.profile.name());
     let mut add = |name: &str, value: Option<u64>| {
@@ -28,6 +28,7 @@ fn command(plan: &Plan, over: &Overrides) -> String {
         }
     };
     add("nodes", over.nodes.map(|nodes| nodes as u64));
+    add("nodes-up-to", over.nodes_up_to.map(|nodes| nodes as u64));
     add("ops", over.ops);
     add("seconds", over.seconds);
     add("strikes", over.strikes);

@@ -7,7 +7,7 @@ use tidings_proto::message::{Pull, Push, Sync};
 use tidings_proto::{Actor, Hello, Lane, Message, Name, Run, SeenEntries};
 
 use crate::names::at;
-use crate::net::{Conn, End, LANES};
+use crate::net::{Conn, End, LANES, SQUEEZED_BYTES, WRITE_BYTES};
 use crate::plan::Profile;
 use crate::process::{Death, Life, Outcome};
 use crate::world::{Check, Due, World};
@@ -74,7 +74,7 @@ impl World {
         let slow = self.rng.net.random_ratio(1, 4);
         let scale = if slow { 4 } else { 1 };
         let latency = (self.plan.latency.0, self.plan.latency.1 * scale);
-        self.conns.insert(conn, Conn { ends, latency, clogged_until: 0 });
+        self.conns.insert(conn, Conn::new(ends, latency));
         self.facts.links += 1;
         let hellos = [self.hello(to.0)?, self.hello(from.0)?];
         for (side, ((slot, _), hello)) in [from, to].into_iter().zip(hellos).enumerate() {
@@ -179,11 +179,13 @@ impl World {
             return;
         }
         let latency = self.rng.net.random_range(conn.latency.0..=conn.latency.1);
-        let bandwidth = self.plan.bandwidth;
+        let squeezed = conn.squeezed.0 > now;
+        let bandwidth = if squeezed { conn.squeezed.1 } else { self.plan.bandwidth };
+        let most = if squeezed { SQUEEZED_BYTES } else { WRITE_BYTES };
         let pipe = conn.ends[side].pipe(lane);
         pipe.writing = true;
         let set_off = pipe.flight.len();
-        let (_, bytes) = pipe.write(now, |bytes| latency + bytes as u64 * 1_000 / bandwidth);
+        let (_, bytes) = pipe.write(now, most, |bytes| latency + bytes as u64 * 1_000 / bandwidth);
         let arrivals: Vec<u64> = pipe.flight.iter().skip(set_off).map(|(at, _)| *at).collect();
         self.facts.frames += arrivals.len() as u64;
         self.facts.bytes += bytes as u64;
@@ -218,6 +220,9 @@ impl World {
             self.push(20_000, Due::Deliver { conn: id, side, lane });
             return Ok(());
         }
+        if conn.ends[1 - side].up && !self.suffer(id, side, lane)? {
+            return Ok(());
+        }
         let conn = self.conns.get_mut(&id).expect("just seen");
         let frame = conn.ends[side].pipe(lane).flight.pop_front();
         let (link, up) = (conn.ends[1 - side].link, conn.ends[1 - side].up);
@@ -234,7 +239,7 @@ impl World {
             world.processes[to].life.as_ref().map_or(0, |l| l.engine.replica().counts().duplicate)
         };
         let before = twice(self);
-        self.handle(to, Input::Message { link, message })?;
+        self.hear(to, link, message)?;
         let calm = matches!(self.plan.profile, Profile::Calm | Profile::CatchUp);
         if calm && self.plan.faults.is_empty() && twice(self) > before {
             let n = twice(self) - before;
@@ -243,6 +248,21 @@ impl World {
                 self.called(to)
             ));
         }
+        Ok(())
+    }
+
+    /// A message reaches an engine. What follows is carried out at once, or with what else happens soon.
+    fn hear(&mut self, slot: usize, link: LinkId, message: Message) -> Check {
+        let input = Input::Message { link, message };
+        if !self.rng.net.random_ratio(1, 8) {
+            return self.handle(slot, input);
+        }
+        let wall = self.wall(slot);
+        let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+        life.engine.handle(tidings::engine::Now { mono: self.now - life.began, wall }, input);
+        let id = life.id;
+        let soon = self.rng.net.random_range(1..400);
+        self.push(soon, Due::Commit { slot, life: id });
         Ok(())
     }
 
@@ -305,7 +325,7 @@ impl World {
         let Some(life) = self.processes[slot].life.take() else { return Ok(()) };
         self.say(|| format!("{} dies: {death:?}", self.called(slot)));
         self.facts.deaths += 1;
-        self.facts.duplicates += life.engine.replica().counts().duplicate;
+        self.sum_up(&life);
         self.processes[slot].doom = None;
         let links: Vec<(u64, usize)> = life.links.values().copied().collect();
         let disk = self.processes[slot].disk.clone();
@@ -358,7 +378,7 @@ impl World {
         let wall = self.wall(slot);
         let Some(mut life) = self.processes[slot].life.take() else { return Ok(()) };
         self.say(|| format!("{} stops", self.called(slot)));
-        self.facts.duplicates += life.engine.replica().counts().duplicate;
+        self.sum_up(&life);
         let links: Vec<(u64, usize)> = life.links.values().copied().collect();
         if life.engine.stopped().is_none()
             && let Some(store) = life.store.take()
@@ -394,6 +414,8 @@ impl World {
         let mut freed = Vec::new();
         for (id, conn) in &mut self.conns {
             conn.clogged_until = now;
+            conn.squeezed = (0, 0);
+            conn.ills.clear();
             freed.extend([0, 1].into_iter().flat_map(|side| LANES.map(|lane| (*id, side, lane))));
         }
         for (id, side, lane) in freed {

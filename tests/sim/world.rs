@@ -10,6 +10,7 @@ use tidings::engine::{Input, LinkId};
 use tidings::store::MemDisk;
 use tidings_proto::{Lane, Name, Stamp};
 
+use crate::facts::Facts;
 use crate::names::{Names, Seen};
 use crate::net::Conn;
 use crate::oracle::History;
@@ -38,6 +39,9 @@ pub enum Due {
     Down { conn: u64, side: usize },
     Restart { slot: usize },
     Close { slot: usize, life: u64 },
+    Commit { slot: usize, life: u64 },
+    Synced { slot: usize, life: u64 },
+    Cancel { slot: usize, life: u64, token: u64 },
 }
 
 /// Each part of the world draws from its own stream, so that a change in one leaves the others alone.
@@ -47,32 +51,6 @@ pub struct Streams {
     pub faults: StdRng,
     pub clients: StdRng,
     pub lives: StdRng,
-}
-
-/// What happened, counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Facts {
-    pub writes: u64,
-    pub refusals: u64,
-    pub ops: u64,
-    pub starts: u64,
-    pub deaths: u64,
-    pub strikes: u64,
-    pub links: u64,
-    pub frames: u64,
-    pub bytes: u64,
-    pub drops: u64,
-    pub merges: u64,
-    pub checkpoints: u64,
-    pub checkpoints_failed: u64,
-    pub disk_failures: u64,
-    pub duplicates: u64,
-    pub answers: u64,
-    pub checks: u64,
-    /// The longest that a healed core took to agree; microseconds.
-    pub agreed_in: u64,
-    /// A hash over all that was delivered and when.
-    pub trace: u64,
 }
 
 #[derive(Debug)]
@@ -95,6 +73,8 @@ pub struct World {
     pub blocked: BTreeMap<(usize, usize), u64>,
     /// Addresses that operators have told everybody of, once there were faults.
     pub meeting: BTreeSet<String>,
+    /// A key whose huge set somebody is about to delete.
+    pub to_empty: Option<Vec<u8>>,
     /// Whether clients write and faults happen.
     pub stormy: bool,
     pub facts: Facts,
@@ -123,6 +103,7 @@ impl World {
             promised: Seen::new(),
             blocked: BTreeMap::new(),
             meeting: BTreeSet::new(),
+            to_empty: None,
             stormy: true,
             facts: Facts::default(),
             story: tell.then(RefCell::default),
@@ -151,6 +132,8 @@ impl World {
             drift: self.rng.faults.random_range(-200..=200),
             doom: None,
             loops: 0,
+            slow_until: 0,
+            rotten: false,
         });
         self.processes.len() - 1
     }
@@ -209,6 +192,9 @@ impl World {
             | Due::Step { slot, .. }
             | Due::Dropped { slot, .. }
             | Due::Dial { slot, .. }
+            | Due::Commit { slot, .. }
+            | Due::Synced { slot, .. }
+            | Due::Cancel { slot, .. }
             | Due::Close { slot, .. } => *slot,
             Due::Establish { to, .. } => to.0,
             Due::Deliver { conn, side, .. } => match self.conns.get(conn) {
@@ -264,6 +250,12 @@ impl World {
             Due::Down { conn, side } => self.down(conn, side),
             Due::Restart { slot } => self.start(slot),
             Due::Close { slot, life } if self.life_is(slot, life) => self.close(slot),
+            Due::Commit { slot, life } if self.life_is(slot, life) => self.commit(slot),
+            Due::Synced { slot, life } if self.life_is(slot, life) => self.synced(slot),
+            Due::Cancel { slot, life, token } if self.life_is(slot, life) => {
+                self.cancel(slot, token);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

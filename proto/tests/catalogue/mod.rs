@@ -374,11 +374,11 @@ fn syncs() -> Vec<(&'static str, Value)> {
         ),
         ("credit", Sync::Credit { id: 9, blocks: 8 }),
         ("block", Sync::Block { id: 9, index: 0, block: block.encode() }),
-        ("end", Sync::End { id: 9, blocks: 1 }),
+        ("end", Sync::End { id: 9, number: 0, blocks: 1 }),
         ("abort", Sync::Abort { id: 9, reason: "too busy".into() }),
-        ("narrow", Sync::Narrow { id: 9, ranges: vec![1, 17, (1 << 61) - 1] }),
-        ("parts", Sync::Parts { id: 9, parts }),
-        ("fetch", Sync::Fetch { id: 9, ranges: vec![16, 300] }),
+        ("narrow", Sync::Narrow { id: 9, number: 1, ranges: vec![1, 17, (1 << 61) - 1] }),
+        ("parts", Sync::Parts { id: 9, number: 1, parts }),
+        ("fetch", Sync::Fetch { id: 9, number: 300, ranges: vec![16, 300] }),
         ("done", Sync::Done { id: 9 }),
     ]
     .into_iter()

@@ -306,11 +306,27 @@ fn sync() -> impl Strategy<Value = Sync> {
             index,
             block: block.encode()
         }),
-        (number(), any::<u32>()).prop_map(|(id, blocks)| Sync::End { id, blocks }),
+        (number(), any::<u32>(), any::<u32>()).prop_map(|(id, number, blocks)| Sync::End {
+            id,
+            number,
+            blocks
+        }),
         (number(), text()).prop_map(|(id, reason)| Sync::Abort { id, reason }),
-        (number(), numbers()).prop_map(|(id, ranges)| Sync::Narrow { id, ranges }),
-        (number(), vec(parts(), 0..3)).prop_map(|(id, parts)| Sync::Parts { id, parts }),
-        (number(), numbers()).prop_map(|(id, ranges)| Sync::Fetch { id, ranges }),
+        (number(), any::<u32>(), numbers()).prop_map(|(id, number, ranges)| Sync::Narrow {
+            id,
+            number,
+            ranges
+        }),
+        (number(), any::<u32>(), vec(parts(), 0..3)).prop_map(|(id, number, parts)| Sync::Parts {
+            id,
+            number,
+            parts
+        }),
+        (number(), any::<u32>(), numbers()).prop_map(|(id, number, ranges)| Sync::Fetch {
+            id,
+            number,
+            ranges
+        }),
         number().prop_map(|id| Sync::Done { id }),
     ]
 }

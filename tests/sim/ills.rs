@@ -1,0 +1,87 @@
+//! What ails the wire beyond what QUIC lets through: frames lost, doubled, moved, damaged.
+
+use rand::RngExt;
+use tidings::engine::LinkId;
+use tidings_proto::Lane;
+use tidings_proto::frame::{PREFIX, decode_message};
+
+use crate::plan::Kind;
+use crate::world::{Check, Due, World};
+
+impl World {
+    /// Some links ail for a while.
+    pub fn ail(&mut self, kind: Kind) {
+        let rng = &mut self.rng.faults;
+        let until = self.now + rng.random_range(10_000..6_000_000);
+        for conn in self.conns.values_mut().filter(|_| rng.random_ratio(1, 2)) {
+            conn.ills.push((kind, until));
+        }
+    }
+
+    /// What befalls the first frame of a flight, if anything does.
+    fn befalls(&mut self, id: u64) -> Option<Kind> {
+        let now = self.now;
+        let conn = self.conns.get_mut(&id)?;
+        conn.ills.retain(|(_, until)| *until > now);
+        if conn.ills.is_empty() || !self.rng.net.random_ratio(1, 4) {
+            return None;
+        }
+        Some(conn.ills[self.rng.net.random_range(0..conn.ills.len())].0)
+    }
+
+    /// Does to the first frame of a flight what the link's ills do. Says whether it is still to be delivered.
+    pub fn suffer(&mut self, id: u64, side: usize, lane: Lane) -> Result<bool, String> {
+        let Some(kind) = self.befalls(id) else { return Ok(true) };
+        let conn = self.conns.get_mut(&id).expect("just found");
+        let to = conn.ends[1 - side].slot;
+        let flight = &mut conn.ends[side].pipe(lane).flight;
+        let Some((_, frame)) = flight.front() else { return Ok(true) };
+        match kind {
+            Kind::Loss => {
+                flight.pop_front();
+                self.facts.lost += 1;
+            }
+            Kind::Duplicate => {
+                let again = (self.now, frame.clone());
+                flight.push_front(again);
+                self.facts.doubled += 1;
+                let soon = self.rng.net.random_range(0..200_000);
+                self.push(soon, Due::Deliver { conn: id, side, lane });
+            }
+            Kind::Reorder if flight.len() > 1 => {
+                let other = self.rng.net.random_range(1..flight.len().min(5));
+                flight.swap(0, other);
+                self.facts.overtaken += 1;
+            }
+            Kind::Corrupt => {
+                let mut frame = flight.pop_front().expect("just seen").1;
+                for _ in 0..self.rng.net.random_range(1..4) {
+                    let at = self.rng.net.random_range(PREFIX..frame.len());
+                    frame[at] ^= 1 << self.rng.net.random_range(0..8);
+                }
+                self.facts.damaged += 1;
+                // TLS would let none of it pass; what can be read is not believed here either.
+                self.facts.damaged_readable += u64::from(decode_message(&frame[PREFIX..]).is_ok());
+                self.say(|| format!("{} closes a link for a damaged frame", self.called(to)));
+                self.down(id, 1 - side)?;
+            }
+            _ => return Ok(true),
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.hurt = true;
+        }
+        Ok(matches!(kind, Kind::Duplicate | Kind::Reorder))
+    }
+
+    /// A node takes offence and closes the link, as the live driver does. Only what the
+    /// wire did to the link excuses that.
+    pub fn offended(&mut self, slot: usize, link: LinkId, reason: &str) -> Check {
+        let ends = self.processes[slot].life.as_ref().and_then(|life| life.links.get(&link).copied());
+        let hurt = ends.is_some_and(|(conn, _)| self.conns.get(&conn).is_some_and(|conn| conn.hurt));
+        let Some((conn, side)) = ends.filter(|_| hurt) else {
+            return Err(format!("{} takes offence at {link:?}: {reason}", self.called(slot)));
+        };
+        self.facts.offences += 1;
+        self.down(conn, side)
+    }
+}
