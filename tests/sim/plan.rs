@@ -235,6 +235,7 @@ impl Plan {
         if calm {
             plan.faults.clear();
             plan.log_memory = 1 << 20;
+            (plan.parked, plan.ahead) = (bounds::PARKED, bounds::AHEAD);
             plan.queue_frames = 64;
             plan.latency = pick(rng, &[(50, 300), (500, 3_000), (5_000, 20_000)]);
             plan.bandwidth = 100_000;
