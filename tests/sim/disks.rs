@@ -5,7 +5,7 @@ use tidings::store::{Disk, Fsync, Lsn, MemDisk, OpenError};
 use tidings_proto::Stamp;
 
 use crate::names::{Seen, at, raise};
-use crate::process::{Death, Floor, Life, Outcome};
+use crate::process::{Death, Floor, Life, Outcome, Rot};
 use crate::world::{Check, Due, World};
 
 impl World {
@@ -28,7 +28,7 @@ impl World {
         let byte = rng.random_range(0..within);
         disk.flip(name, byte, rng.random_range(0..8));
         self.say(|| format!("a bit of {name} flips at {byte}, at {}", self.called(slot)));
-        self.processes[slot].rotten = true;
+        self.processes[slot].rot = Rot::Fresh;
         Ok(())
     }
 
@@ -47,7 +47,7 @@ impl World {
         self.say(|| format!("{} refuses its disk: {error}", self.called(slot)));
         self.facts.rot_refused += 1;
         self.processes[slot].disk = MemDisk::new();
-        self.processes[slot].rotten = false;
+        self.processes[slot].rot = Rot::No;
         self.regress(slot, Floor::default());
         self.push(1_000, Due::Restart { slot });
         Ok(())
@@ -57,6 +57,7 @@ impl World {
     /// that was never synced, and what it took with it is lost.
     pub fn outlive_rot(&mut self, slot: usize, seen: &Seen) {
         self.facts.rot_outlived += 1;
+        self.processes[slot].rot = Rot::Latent;
         let most = self.processes[slot].floor.most.clone();
         self.regress(slot, Floor { least: seen.clone(), most, synced: seen.clone() });
     }

@@ -43,15 +43,18 @@ pub fn hunt(args: &Args, note: &mut (impl FnMut(&str, bool) + Send)) {
 
 /// In which schedule it was caught, and by what.
 fn hunt_one(mutant: Mutant) -> Option<(u64, String)> {
-    set(Some(mutant));
-    let caught = (1..=SCHEDULES).find_map(|seed| {
+    (1..=SCHEDULES).find_map(|seed| {
         let profiles = profiles(mutant);
         let profile = profiles[(seed % profiles.len() as u64) as usize];
-        let report = run(Plan::draw(seed, profile, &Overrides::default()), false);
-        report.failure.map(|failure| (seed, failure))
-    });
-    set(None);
-    caught
+        let fails = |broken| {
+            set(broken);
+            let report = run(Plan::draw(seed, profile, &Overrides::default()), false);
+            set(None);
+            report.failure
+        };
+        // What fails without it too says nothing of it.
+        fails(Some(mutant)).filter(|_| fails(None).is_none()).map(|failure| (seed, failure))
+    })
 }
 
 /// Where it is looked for: in rough runs, in turn, unless some of them cannot show it or show it seldom.

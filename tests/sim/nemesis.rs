@@ -8,7 +8,7 @@ use tidings::store::memdisk::Fault;
 use tidings::store::{Disk, MemDisk};
 
 use crate::plan::{KINDS, Kind};
-use crate::process::{Checkpoint, Death, Floor, Outcome};
+use crate::process::{Checkpoint, Death, Floor, Outcome, Rot};
 use crate::world::{Check, Due, World};
 
 impl World {
@@ -38,7 +38,7 @@ impl World {
             Kind::Blank => {
                 self.die(slot, Death::Kill)?;
                 self.processes[slot].disk = MemDisk::new();
-                self.processes[slot].rotten = false;
+                self.processes[slot].rot = Rot::No;
                 self.regress(slot, Floor::default());
             }
             Kind::Twin => self.twin(slot),
@@ -160,7 +160,7 @@ impl World {
     fn restore(&mut self, slot: usize) -> Check {
         let Some((image, floor)) = self.processes[slot].image.take() else {
             let process = &mut self.processes[slot];
-            if process.rotten {
+            if process.rot != Rot::No {
                 return Ok(());
             }
             process.image = Some((process.disk.copy(), process.floor.clone()));
@@ -169,7 +169,7 @@ impl World {
         self.die(slot, Death::Kill)?;
         self.push(10_000, Due::Restart { slot });
         self.processes[slot].disk = image;
-        self.processes[slot].rotten = false;
+        self.processes[slot].rot = Rot::No;
         self.regress(slot, Floor { synced: floor.least.clone(), ..floor });
         Ok(())
     }
@@ -185,7 +185,7 @@ impl World {
         let (name, address) = (process.name.to_string(), format!("{}:2", process.name));
         let twin = self.add_process(&name, address, disk, floor);
         self.processes[twin].twin_of = Some(slot);
-        self.processes[twin].rotten = self.processes[slot].rotten;
+        self.processes[twin].rot = self.processes[slot].rot;
         self.push(1_000, Due::Restart { slot: twin });
     }
 

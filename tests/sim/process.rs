@@ -41,6 +41,16 @@ pub enum Death {
     Power,
 }
 
+/// What has flipped on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rot {
+    No,
+    /// A bit, since the last start.
+    Fresh,
+    /// A bit in what starts so far had no need to read: a later one may need it.
+    Latent,
+}
+
 #[derive(Debug)]
 pub struct Process {
     pub name: Name,
@@ -66,8 +76,8 @@ pub struct Process {
     pub loops: u32,
     /// Until then its disk takes its time to sync.
     pub slow_until: u64,
-    /// A bit of its disk has flipped since it last ran.
-    pub rotten: bool,
+    /// What bits of its disk that flipped may do.
+    pub rot: Rot,
 }
 
 /// From a start to a stop.
@@ -152,7 +162,7 @@ impl World {
         let (store, recovery) = match opened {
             Ok(opened) => opened,
             Err(OpenError::Disk(error)) => return self.start_later(slot, error),
-            Err(error) if self.processes[slot].rotten => return self.refuse_rot(slot, &error),
+            Err(error) if self.processes[slot].rot != Rot::No => return self.refuse_rot(slot, &error),
             Err(error) => return Err(format!("{} refused to start: {error}", self.called(slot))),
         };
         let key = HashKey(self.plan.seed, 7);
@@ -236,7 +246,7 @@ impl World {
         self.names.extend(&mut life.places, life.engine.replica().state());
         let seen = self.names.seen(&life.places, life.engine.replica().state());
         life.first_seen = seen.clone();
-        if std::mem::take(&mut self.processes[slot].rotten) {
+        if self.processes[slot].rot == Rot::Fresh {
             self.outlive_rot(slot, &seen);
         }
         let floor = &mut self.processes[slot].floor;

@@ -8,7 +8,6 @@ use tidings_proto::{Actor, Hello, Lane, Message, Name, Run, SeenEntries};
 
 use crate::names::at;
 use crate::net::{Conn, End, LANES, SQUEEZED_BYTES, WRITE_BYTES};
-use crate::plan::Profile;
 use crate::process::{Death, Life, Outcome};
 use crate::world::{Check, Due, World};
 use tidings::store::Fsync;
@@ -234,21 +233,7 @@ impl World {
         let message = decode_message(&frame[PREFIX..])
             .map_err(|error| format!("{} sent what nobody can read: {error}", self.called(from)))?;
         self.say(|| format!("{} hears on {link:?}: {}", self.called(to), brief(&message)));
-        let kind = message.kind();
-        let twice = |world: &Self| {
-            world.processes[to].life.as_ref().map_or(0, |l| l.engine.replica().counts().duplicate)
-        };
-        let before = twice(self);
-        self.hear(to, link, message)?;
-        let calm = matches!(self.plan.profile, Profile::Calm | Profile::CatchUp);
-        if calm && self.plan.faults.is_empty() && twice(self) > before {
-            let n = twice(self) - before;
-            return Err(format!(
-                "efficiency: {} received {n} ops twice, the last time in a {kind}",
-                self.called(to)
-            ));
-        }
-        Ok(())
+        self.hear(to, link, message)
     }
 
     /// A message reaches an engine. What follows is carried out at once, or with what else happens soon.

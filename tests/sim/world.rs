@@ -15,7 +15,7 @@ use crate::names::{Names, Seen};
 use crate::net::Conn;
 use crate::oracle::History;
 use crate::plan::Plan;
-use crate::process::{Floor, Process};
+use crate::process::{Floor, Process, Rot};
 
 /// What was found wrong, in words.
 pub type Check = Result<(), String>;
@@ -133,7 +133,7 @@ impl World {
             doom: None,
             loops: 0,
             slow_until: 0,
-            rotten: false,
+            rot: Rot::No,
         });
         self.processes.len() - 1
     }
