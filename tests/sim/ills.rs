@@ -42,11 +42,12 @@ impl World {
                 self.facts.lost += 1;
             }
             Kind::Duplicate => {
-                let again = (self.now, frame.clone());
-                flight.push_front(again);
+                let again = frame.clone();
+                conn.ends[side].pipe(lane).echoes.push_back(again);
                 self.facts.doubled += 1;
-                let soon = self.rng.net.random_range(0..200_000);
-                self.push(soon, Due::Deliver { conn: id, side, lane });
+                let most = [5_000, 200_000, 2_000_000][self.rng.net.random_range(0..3)];
+                let after = self.rng.net.random_range(0..most);
+                self.push(after, Due::Echo { conn: id, side, lane });
             }
             Kind::Reorder if flight.len() > 1 => {
                 let other = self.rng.net.random_range(1..flight.len().min(5));

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tidings::core::mutant::{Mutant, set};
 
 use crate::args::Args;
-use crate::plan::{Overrides, Plan, Profile};
+use crate::plan::{Kind, Overrides, Plan, Profile};
 use crate::run::run;
 
 /// Within how many schedules each must be caught.
@@ -48,7 +48,8 @@ fn hunt_one(mutant: Mutant) -> Option<(u64, String)> {
         let profile = profiles[(seed % profiles.len() as u64) as usize];
         let fails = |broken| {
             set(broken);
-            let report = run(Plan::draw(seed, profile, &Overrides::default()), false);
+            let over = Overrides { faults: faults(mutant), ..Overrides::default() };
+            let report = run(Plan::draw(seed, profile, &over), false);
             set(None);
             report.failure
         };
@@ -62,8 +63,18 @@ fn profiles(mutant: Mutant) -> &'static [Profile] {
     match mutant {
         // Room for removals is short only where no fault loses writes for good.
         Mutant::RoomBeforeUnion => &[Profile::Chaos],
-        // Takes frames that come twice beside merges of several blocks.
-        Mutant::SecondContext | Mutant::StalePayload => &[Profile::Storm],
+        Mutant::StalePayload => &[Profile::Storm],
         _ => &[Profile::Chaos, Profile::Storm],
+    }
+}
+
+/// Among which faults it is looked for, if not among those that the seed draws.
+fn faults(mutant: Mutant) -> Option<Vec<Kind>> {
+    match mutant {
+        // Takes frames that come twice beside merges of several requests.
+        Mutant::SecondContext | Mutant::FetchesUnnumbered => {
+            Some(vec![Kind::Duplicate, Kind::Partition, Kind::Blank, Kind::Restore])
+        }
+        _ => None,
     }
 }

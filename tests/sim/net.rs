@@ -21,6 +21,8 @@ pub struct Pipe {
     pub writing: bool,
     /// On their way, with their times of arrival, in order.
     pub flight: VecDeque<(u64, Vec<u8>)>,
+    /// Frames that arrive once more, in the order in which they do.
+    pub echoes: VecDeque<Vec<u8>>,
     last_arrival: u64,
 }
 

@@ -180,6 +180,9 @@ pub struct Plan {
     pub ahead: usize,
     /// Greatest skew between wall clocks; milliseconds.
     pub skew: u64,
+    /// How many keys there are by which nodes order and fingerprint cells: of those with another
+    /// one a node gets whole states. With more than one, a node has another after a restart.
+    pub orders: u64,
     /// How many nodes everybody has as seeds.
     pub seeds: usize,
 }
@@ -231,6 +234,7 @@ impl Plan {
             ahead: pick(rng, &[0, 100, 1_000, bounds::AHEAD]),
             skew: pick(rng, &[0, 100, 5_000]),
             seeds: pick(rng, &[1, 2, 9]),
+            orders: pick(rng, &[1, 1, 1, 2, 3]),
         };
         if calm {
             plan.faults.clear();
@@ -290,7 +294,7 @@ impl fmt::Display for Plan {
         )?;
         write!(
             f,
-            "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds",
+            "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds, {} orders",
             self.keys,
             if self.hot { ", one hot" } else { "" },
             self.elements,
@@ -298,7 +302,8 @@ impl fmt::Display for Plan {
             self.parked,
             self.ahead,
             self.skew,
-            self.seeds
+            self.seeds,
+            self.orders
         )
     }
 }

@@ -165,7 +165,7 @@ impl World {
             Err(error) if self.processes[slot].rot != Rot::No => return self.refuse_rot(slot, &error),
             Err(error) => return Err(format!("{} refused to start: {error}", self.called(slot))),
         };
-        let key = HashKey(self.plan.seed, 7);
+        let key = HashKey(self.plan.seed, (slot as u64 + self.facts.starts) % self.plan.orders);
         let mut recovered = Recovery::new(key, self.plan.log_memory);
         let replayed = recovery.replay(|item| -> Result<(), ApplyError> {
             match item {

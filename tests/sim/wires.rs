@@ -224,8 +224,23 @@ impl World {
         }
         let conn = self.conns.get_mut(&id).expect("just seen");
         let frame = conn.ends[side].pipe(lane).flight.pop_front();
+        frame.map_or(Ok(()), |(_, frame)| self.arrive(id, side, &frame))
+    }
+
+    /// A frame arrives once more, some time after the first.
+    pub fn echo(&mut self, id: u64, side: usize, lane: Lane) -> Check {
+        let Some(conn) = self.conns.get_mut(&id) else { return Ok(()) };
+        let frame = conn.ends[side].pipe(lane).echoes.pop_front();
+        frame.map_or(Ok(()), |frame| self.arrive(id, side, &frame))
+    }
+
+    fn arrive(&mut self, id: u64, side: usize, frame: &[u8]) -> Check {
+        let Some(conn) = self.conns.get(&id) else { return Ok(()) };
+        let (from, to) = (conn.ends[side].slot, conn.ends[1 - side].slot);
         let (link, up) = (conn.ends[1 - side].link, conn.ends[1 - side].up);
-        let Some((_, frame)) = frame.filter(|_| up) else { return Ok(()) };
+        if !up || self.is_blocked(from, to) {
+            return Ok(());
+        }
         frame.chunks(8).for_each(|chunk| {
             let value = chunk.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
             self.trace(value);

@@ -34,6 +34,7 @@ pub enum Due {
     Dial { slot: usize, life: u64 },
     Establish { from: (usize, u64), to: (usize, u64) },
     Deliver { conn: u64, side: usize, lane: Lane },
+    Echo { conn: u64, side: usize, lane: Lane },
     Written { conn: u64, side: usize, lane: Lane },
     Idle { conn: u64 },
     Down { conn: u64, side: usize },
@@ -197,7 +198,7 @@ impl World {
             | Due::Cancel { slot, .. }
             | Due::Close { slot, .. } => *slot,
             Due::Establish { to, .. } => to.0,
-            Due::Deliver { conn, side, .. } => match self.conns.get(conn) {
+            Due::Deliver { conn, side, .. } | Due::Echo { conn, side, .. } => match self.conns.get(conn) {
                 Some(conn) => conn.ends[1 - side].slot,
                 None => return false,
             },
@@ -242,6 +243,7 @@ impl World {
             }
             Due::Establish { from, to } => self.establish(from, to),
             Due::Deliver { conn, side, lane } => self.deliver(conn, side, lane),
+            Due::Echo { conn, side, lane } => self.echo(conn, side, lane),
             Due::Written { conn, side, lane } => self.written(conn, side, lane),
             Due::Idle { conn } => {
                 self.idle(conn);
