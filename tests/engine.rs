@@ -1,8 +1,10 @@
 //! The engine and the node at their limits: one test a fault that was found and mended.
 
+use tidings::core::parked::Room;
 use tidings::core::replica::Recovery;
 use tidings::core::table::HashKey;
 use tidings::engine::{Engine, Event, Input, LinkId, Now, Settings, Write, WriteError};
+use tidings_proto::cell::{ParkedState, ParkedTarget};
 use tidings_proto::message::{Pull, Push, Range, Sync};
 use tidings_proto::{Actor, Hello, Message, SeenEntries};
 
@@ -163,33 +165,56 @@ fn shorter_limits_hold_for_clients() {
     engine.write(now(1), Write::Set { key: b"k", value: b"v" }).unwrap();
 }
 
-/// The blocks that have come belong to the first context: with a second one over them, what they
-/// brought would pass for removed.
-#[test]
-fn a_second_context_ends_the_merge() {
-    let mut a = engine("a");
-    up(&mut a, 1, "b");
-    let b = actor("b");
-    let have = || SeenEntries::from_sorted([(&b, 5)]);
-    msg(&mut a, 1, Message::Push(Push { have: have(), runs: vec![] }));
+/// `a` has heard of five writes of `b` that no log reaches, and asks for a merge: by what id.
+fn asks_for_a_merge(a: &mut Engine) -> u64 {
+    up(a, 1, "b");
+    msg(a, 1, Message::Push(Push { have: five_of_b(), runs: vec![] }));
     let sent = a.take_effects(now(2)).sends;
     let asked = sent.into_iter().find_map(|(_, message)| match message {
         Message::Pull(Pull::Ops { id, ranges }) => Some((id, ranges)),
         _ => None,
     });
     let (id, missing) = asked.expect("what is lacking is asked for");
-    msg(&mut a, 1, Message::Pull(Pull::Batch { id, runs: vec![], missing, more: false }));
+    msg(a, 1, Message::Pull(Pull::Batch { id, runs: vec![], missing, more: false }));
     let sent = a.take_effects(now(2)).sends;
     let begun = sent.into_iter().find_map(|(_, message)| match message {
         Message::Sync(Sync::Merge { id, .. }) => Some(id),
         _ => None,
     });
-    let id = begun.expect("what no log reaches is merged");
+    begun.expect("what no log reaches is merged")
+}
+
+fn five_of_b() -> SeenEntries {
+    SeenEntries::from_sorted([(&actor("b"), 5)])
+}
+
+/// The blocks that have come belong to the first context: with a second one over them, what they
+/// brought would pass for removed.
+#[test]
+fn a_second_context_ends_the_merge() {
+    let mut a = engine("a");
+    let id = asks_for_a_merge(&mut a);
     for _ in 0..2 {
-        msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: have(), parked: vec![] }));
+        msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![] }));
     }
     let events = a.take_effects(now(2)).events;
     assert!(events.iter().any(|event| matches!(event, Event::Misbehaved { .. })), "{events:?}");
     msg(&mut a, 1, Message::Sync(Sync::End { id, number: 0, blocks: 0 }));
     assert_eq!(a.gossip().counts().merges, 0);
+}
+
+/// A merge that does not fit here is given up, and the peer is not to blame.
+#[test]
+fn a_merge_without_room_is_nobodys_offence() {
+    let mut a = engine("a");
+    a.replica_mut().set_parked_room(Room { removals: 0, bytes: 0 });
+    let id = asks_for_a_merge(&mut a);
+    let key = b"k".to_vec();
+    let parked = ParkedState { key, target: ParkedTarget::Register, actor: actor("b"), seq: 9 };
+    msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![parked] }));
+    msg(&mut a, 1, Message::Sync(Sync::End { id, number: 0, blocks: 0 }));
+    let effects = a.take_effects(now(2));
+    let offended = effects.events.iter().any(|event| matches!(event, Event::Misbehaved { .. }));
+    assert!(!offended, "{:?}", effects.events);
+    assert_eq!((a.gossip().counts().merges, a.gossip().counts().merges_aborted), (0, 1));
 }
