@@ -156,7 +156,7 @@ fn names(texts: Vec<String>) -> Vec<Name> {
     texts.iter().filter_map(|text| Name::new(text).ok()).collect()
 }
 
-async fn fetch_manifest(place: &Place, name: &ManifestName) -> Result<Manifest, String> {
+pub(super) async fn fetch_manifest(place: &Place, name: &ManifestName) -> Result<Manifest, String> {
     let bytes = place.get(&name.path(), Length::AtMost(MAX_MANIFEST_BYTES)).await;
     let bytes = bytes.map_err(|error| error.to_string())?;
     Manifest::decode(&bytes, name).map_err(|error| error.to_string())

@@ -163,6 +163,43 @@ async fn equal_objects_are_one_object() {
 }
 
 #[tokio::test]
+async fn what_an_older_image_of_the_disk_lacks_is_not_written_over() {
+    let store = Arc::new(InMemory::new());
+    let place = place(&store);
+    let mut source = Source::new();
+    source.append(30).checkpoint();
+    let mut older = Source::new();
+    older.append(30).checkpoint();
+    source.append(90);
+    let (full, ..) = upload(&place, "a", &source).await.unwrap();
+    assert!(full.segments.len() > 1);
+    let (less, uploaded, _) = upload(&place, "a", &older).await.unwrap();
+    assert_eq!((uploaded, less.segments.len()), (0, 0));
+    assert!(less.name() > full.name() && less.id() == full.id());
+    let wanted = Wanted { manifest: Some(full.name()), ..Wanted::default() };
+    let (restored, _) = bring_back(&place, &wanted).await.unwrap();
+    assert_eq!(restored.last_lsn, full.segments.last().unwrap().last);
+    // More of the same log belongs to the same name.
+    let (first, ..) = upload(&place, "b", &older).await.unwrap();
+    let (more, ..) = upload(&place, "b", &source).await.unwrap();
+    assert_eq!((first.name(), first.segments.len()), (more.name(), 0));
+    assert_eq!(more.segments, full.segments);
+}
+
+#[tokio::test]
+async fn a_clock_set_back_does_not_make_the_newest_the_oldest() {
+    let store = Arc::new(InMemory::new());
+    let place = place(&store);
+    let piece = Piece { blake3: "00".repeat(32), bytes: 0 };
+    let ahead = Manifest::new(&owner("a"), wall_millis() + 86_400_000, 7, piece, vec![]);
+    place.put(&ahead.name().path(), ahead.encode().into()).await.unwrap();
+    let mut source = Source::new();
+    source.append(10).checkpoint();
+    let (manifest, ..) = upload(&place, "a", &source).await.unwrap();
+    assert_eq!(manifest.time, ahead.time + 1);
+}
+
+#[tokio::test]
 async fn a_directory_does_as_well() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::Directory(dir.path().join("deep/er"));

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::manifest::{Manifest, ManifestName, Piece, SegmentPieces};
 use super::place::{Place, PlaceError};
+use super::restore::fetch_manifest;
 use super::{ArchiveError, IN_FLIGHT, IN_FLIGHT_BYTES, Owner, PART_BYTES, wall_millis};
 use crate::store::{Housekeeper, Lsn, Part, Sealed};
 
@@ -48,12 +49,10 @@ impl Uploader {
     ) -> Result<Manifest, ArchiveError> {
         let lsn = sealed.checkpoint.ok_or(ArchiveError::NoCheckpoint)?;
         self.look().await?;
-        let mut manifest = match last.filter(|last| last.lsn == lsn) {
+        let last = last.filter(|last| last.lsn == lsn);
+        let mut manifest = match last {
             Some(last) => last.clone(),
-            None => {
-                let manifest = self.checkpoint(housekeeper, lsn).await?;
-                self.named_before(manifest).await?
-            }
+            None => self.checkpoint(housekeeper, lsn).await?,
         };
         let mut segments = Vec::new();
         for segment in &sealed.segments {
@@ -73,6 +72,9 @@ impl Uploader {
         }
         manifest.segments = segments;
         while self.one_done().await? {}
+        if last.is_none() {
+            manifest = self.named(manifest).await?;
+        }
         self.place.put(&manifest.name().path(), manifest.encode().into()).await?;
         Ok(manifest)
     }
@@ -97,12 +99,21 @@ impl Uploader {
         }
     }
 
-    /// The same checkpoint keeps its name when a later life of the node archives it again.
-    async fn named_before(&self, mut manifest: Manifest) -> Result<Manifest, PlaceError> {
+    /// The same checkpoint keeps its name when a later life of the node archives it again, but for a life on an older
+    /// image of the disk: what the archive has beyond that is not written over. Any other gets a later time than all
+    /// before it, whatever the clock says, for the oldest are the first to go.
+    async fn named(&self, mut manifest: Manifest) -> Result<Manifest, PlaceError> {
         let names = manifests(&self.place, &self.owner).await?;
         let new = manifest.name();
-        let same = names.iter().rev().find(|name| name.checkpoint() == new.checkpoint());
-        manifest.time = same.map_or(manifest.time, ManifestName::time);
+        if let Some(same) = names.iter().rev().find(|name| name.checkpoint() == new.checkpoint()) {
+            let there = fetch_manifest(&self.place, same).await;
+            if there.is_ok_and(|there| manifest.segments.starts_with(&there.segments)) {
+                manifest.time = same.time();
+                return Ok(manifest);
+            }
+        }
+        let latest = names.last().map_or(0, ManifestName::time);
+        manifest.time = manifest.time.max(latest + 1);
         Ok(manifest)
     }
 

@@ -173,6 +173,12 @@ impl Archiver {
     }
 }
 
+impl Drop for Archiver {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 impl Told {
     fn behind(&self) -> u64 {
         self.behind_since.map_or(0, |since| since.elapsed().as_secs())
