@@ -130,8 +130,10 @@ impl Rebuilder {
             self.put_segment(header.first, &header.encode())?;
         }
         self.finished = true;
-        for first in &self.segments {
+        // From the last to the first, one by one: whatever a crash leaves of them has no beginning, and is refused.
+        for first in self.segments.iter().rev() {
             self.disk.rename(&segment::temp_name(*first), &segment::file_name(*first))?;
+            self.disk.sync_dir()?;
         }
         self.disk.rename(&checkpoint::temp_name(self.lsn), &checkpoint::file_name(self.lsn))?;
         self.disk.sync_dir()?;

@@ -1,13 +1,14 @@
 //! Backups of real nodes to a real S3 server, which keeps, rots and refuses.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::archive::{assert_there, lose_disk, write};
 use super::cluster::{Cluster, Node, REALM, path};
-use super::process::{Outcome, TIDINGS, outcome, wait_for};
+use super::process::{Outcome, TIDINGS, outcome, wait_for, wait_until};
 use super::s3::{ACCESS_KEY, BUCKET, S3, SECRET_KEY};
 
 /// Settings for the server, with this secret.
@@ -122,4 +123,30 @@ fn an_archive_that_refuses_holds_nothing_up() {
     let began = Instant::now();
     cluster.nodes.iter_mut().for_each(Node::terminate);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_archive_that_never_answers_holds_nothing_up() {
+    // Whoever connects is let in by the system and left waiting.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let s3 = S3::start();
+    let mut cluster = Cluster::prepare(1, &["--archive-interval", "1s"]);
+    let mut settings = s3_settings(&s3, SECRET_KEY);
+    settings[3] = format!("http://{}", silent.local_addr().unwrap());
+    cluster.nodes[0].settings.extend(settings);
+    cluster.start_all();
+    let node = &mut cluster.nodes[0];
+    write(node, "kept");
+    wait_until("the archive to be behind", || node.metric("tidings_archive_behind_seconds") > 0);
+    let checkpoints = node.metric("tidings_checkpoints_total{result=\"ok\"}");
+    write(node, "more");
+    wait_until("checkpoints to go on", || {
+        node.metric("tidings_checkpoints_total{result=\"ok\"}") > checkpoints
+    });
+    let began = Instant::now();
+    node.terminate();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    node.start();
+    assert_there(node, "kept");
+    assert_there(node, "more");
 }

@@ -123,6 +123,82 @@ fn a_damaged_checkpoint_is_not_read_out() {
     assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
 }
 
+/// A store whose log still begins with record 1, and one whose does not.
+fn sources() -> [(App, Copied); 2] {
+    let disk = MemDisk::new();
+    let (mut store, ..) = recover(&disk).unwrap();
+    let mut young = App::default();
+    for turn in 0..24 {
+        young.append(&mut store).unwrap();
+        if turn == 2 {
+            young.checkpoint(&store).unwrap();
+        }
+    }
+    young.sync(&store).unwrap();
+    let copied = copy(&store.housekeeper());
+    assert!(copied.segments.len() > 2 && copied.segments[0].0.first == 1);
+    let (old, _, other) = source();
+    assert!(other.segments[0].0.first > 1);
+    [(young, copied), (old, other)]
+}
+
+#[test]
+fn power_loss_in_a_restore_leaves_all_or_nothing_or_a_refusal() {
+    for (app, copied) in sources() {
+        let last = copied.segments.last().unwrap().0.last as usize;
+        let (mut whole, mut blank, mut refused) = (0, 0, 0);
+        let operations = {
+            let disk = MemDisk::new();
+            rebuild(&copied, &disk).unwrap();
+            disk.operations()
+        };
+        for operation in 0..=operations {
+            for policy in 0..crash::POLICIES {
+                let disk = MemDisk::new();
+                disk.inject(operation, memdisk::Fault::Halt);
+                let done = rebuild(&copied, &disk).is_ok();
+                assert_eq!(done, operation == operations);
+                crash::crash(&disk, policy);
+                match recover(&disk) {
+                    Ok((_, got, report)) if report.last_stop == LastStop::Fresh => {
+                        assert_eq!(got, Got::default());
+                        assert!(!done, "a finished restore is durable");
+                        blank += 1;
+                    }
+                    Ok((_, got, _)) => {
+                        assert_eq!(
+                            got.state,
+                            app.written[..last],
+                            "a part of the state, {operation} {policy}"
+                        );
+                        whole += 1;
+                    }
+                    Err(error) => {
+                        assert!(matches!(error, OpenError::Missing { .. }) && !done, "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert!(whole > 0 && blank > 0 && refused > 0, "{whole} {blank} {refused}");
+    }
+}
+
+#[test]
+fn a_disk_that_refuses_a_restore_is_left_without_a_store() {
+    let (_, _, copied) = source();
+    for operation in 0..60 {
+        let disk = MemDisk::new();
+        disk.inject(operation, memdisk::Fault::Eio);
+        let Err(error) = rebuild(&copied, &disk) else { continue };
+        assert!(matches!(error, RebuildError::Disk(_)), "{error}");
+        match recover(&disk) {
+            Ok((_, got, _)) => assert!(got == Got::default() || got.checkpoint == Some(copied.lsn)),
+            Err(error) => assert!(matches!(error, OpenError::Missing { .. }), "{error}"),
+        }
+    }
+}
+
 #[test]
 fn what_an_interrupted_restore_left_is_replaced() {
     let (_, _, copied) = source();
