@@ -153,7 +153,9 @@ impl Place {
                 objects: vec![],
                 extensions: Default::default(),
             }),
-            Err(source) => Err(self.refused("list", below, source)),
+            Err(source) => {
+                Err(self.refused("list", if below.is_empty() { "anything" } else { below }, source))
+            }
         }
     }
 
