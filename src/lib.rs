@@ -16,6 +16,8 @@ pub mod store;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "live")]
 pub mod admin;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "live")]
+pub mod archive;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "live")]
 pub mod cli;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "live")]
 pub mod config;

@@ -4,15 +4,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::archive::{self, Place, RestoreError, Wanted};
+use crate::config::{Config, Target};
 use crate::core::table::HashKey;
 use crate::net::tls::{CredentialError, CredentialFiles, Credentials};
 use crate::net::{Net, NetConfig, NetError};
 use crate::node::api::{Addresses, Operator, Timings};
 use crate::node::{Desk, Node, Options, RespFacts, StartError};
 use crate::resp::{self, RespStats};
+use crate::store::{DirLock, OsDisk};
 use crate::{engine, net, store};
 
 /// A running sidecar.
@@ -49,6 +51,9 @@ pub enum SidecarError {
         /// As the certificate says.
         certified: tidings_proto::Name,
     },
+    /// The archive that an empty directory was to be filled from does not give it.
+    #[error("{0}\nstart without `restore_from` to get everything from the peers")]
+    Restore(String),
     /// The node cannot be opened.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -85,6 +90,9 @@ impl Sidecar {
         let identity = credentials.identity();
         if let Some(configured) = config.realm.clone().filter(|realm| *realm != identity.realm) {
             return Err(SidecarError::Realm { configured, certified: identity.realm.clone() });
+        }
+        if let Some(target) = &config.restore_from {
+            bootstrap(&config, target, &identity.realm).await?;
         }
         let options = options(&config, &credentials);
         let opened = tokio::task::spawn_blocking(move || Node::open(options, timings));
@@ -169,6 +177,36 @@ impl Sidecar {
     }
 }
 
+/// Fills an empty directory from an archive. What the archive does not have yet comes from the peers.
+async fn bootstrap(
+    config: &Config,
+    target: &Target,
+    realm: &tidings_proto::Name,
+) -> Result<(), SidecarError> {
+    let failed = |error: &dyn std::fmt::Display| SidecarError::Restore(error.to_string());
+    let lock = DirLock::acquire(&config.data_dir).map_err(StartError::from)?;
+    let disk = Arc::new(OsDisk::new(lock));
+    if store::holds_a_store(&*disk).map_err(|error| failed(&error))?.is_some() {
+        return Ok(());
+    }
+    let place = Place::open_existing(target, &config.archive_access()).map_err(|error| failed(&error))?;
+    let wanted = Wanted { realm: Some(realm.clone()), manifest: None };
+    info!(from = place.shown(), %realm, "the data directory is empty: restoring the newest checkpoint of the realm");
+    match Box::pin(archive::restore(&place, &wanted, disk)).await {
+        Ok(restored) => {
+            restored.problems.iter().for_each(|problem| warn!("{problem}"));
+            let archive::Restored { manifest, last_lsn, bytes, .. } = restored;
+            info!(%manifest, last_lsn, bytes, "restored; the rest comes from the peers");
+            Ok(())
+        }
+        Err(error @ RestoreError::Nothing { .. }) => {
+            info!("{error}: starting blank");
+            Ok(())
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
 fn options(config: &Config, credentials: &Credentials) -> Options {
     let identity = credentials.identity();
     let halves = credentials.realm_key();
@@ -196,6 +234,13 @@ fn options(config: &Config, credentials: &Credentials) -> Options {
             retain_bytes: config.log_disk.0,
             retain_age_ms: millis(config.log_age),
             redeliver_bytes: config.log_memory.0,
+        },
+        archive: archive::Options {
+            target: config.archive.clone(),
+            access: config.archive_access(),
+            interval: config.archive_interval,
+            keep: config.archive_keep as usize,
+            keep_age: config.archive_keep_age,
         },
     }
 }

@@ -94,6 +94,7 @@ fn node() -> (tempfile::TempDir, tidings::node::Node) {
         max_memory: 0,
         checkpoint_bytes: 1 << 30,
         store: Default::default(),
+        archive: Default::default(),
     };
     let n = tidings::node::Node::open(o, Default::default()).unwrap();
     (d, n)

@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use super::{Edit, Failure, Increment, NewPeer, PATH, Put, Whom, percent_encode};
 use crate::config::ConfigRow;
 use crate::node::api::{
-    Change, Detail, KeyRow, MemberRow, Page, PeerRow, PullRequest, PushRow, Scan, StatRow, Status, SyncRow,
-    Text, Written,
+    BackupRequest, BackupRow, Change, Detail, KeyRow, MemberRow, Page, PeerRow, PullRequest, PushRow, Scan,
+    StatRow, Status, Summary, SyncRow, Text, Written,
 };
 
 /// Why a request brought nothing.
@@ -118,6 +118,16 @@ impl Client {
     /// Makes it leave the cluster and stop.
     pub async fn leave(&self) -> Result<(), ClientError> {
         self.ask(Method::POST, "/v1/leave", None).await.map(|_: Nothing| ())
+    }
+
+    /// Makes it write a checkpoint and archive it.
+    pub async fn backup(&self, request: &BackupRequest) -> Result<BackupRow, ClientError> {
+        self.post("/v1/backup", request).await
+    }
+
+    /// What of its realm is in its archive.
+    pub async fn backups(&self) -> Result<Vec<Summary>, ClientError> {
+        self.get("/v1/backups").await
     }
 
     /// A key; none if it is absent.

@@ -11,6 +11,8 @@
 //! | `POST /v1/pull` | a [`PullRequest`](crate::node::api::PullRequest) | a [`Page`](crate::node::api::Page) |
 //! | `POST /v1/sync` | `{"peer": NAME}`, `{"all": true}` or nothing | rows, one a peer |
 //! | `POST /v1/leave` | | `{}` |
+//! | `POST /v1/backup` | `{"to": "file:///path"}` or nothing | a [`BackupRow`](crate::node::api::BackupRow) |
+//! | `GET /v1/backups` | | rows, one a [`Summary`](crate::node::api::Summary) |
 //! | `GET /v1/keys?prefix=&limit=&cursor=&detail=` | | a [`Page`](crate::node::api::Page) |
 //! | `GET /v1/keys/{key}?detail=` | | a [`KeyRow`](crate::node::api::KeyRow), or status 404 |
 //! | `PUT /v1/keys/{key}` | `{"value": "v"}` | a [`Written`](crate::node::api::Written) |

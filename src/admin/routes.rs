@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::{BODY, Edit, Failure, Increment, NewPeer, PAGE, Put, Whom, percent_decode};
 use crate::config::HostPort;
-use crate::node::api::{Change, Detail, Operator, PullRequest, Refusal, Scan, Text};
+use crate::node::api::{BackupRequest, Change, Detail, Operator, PullRequest, Refusal, Scan, Text};
 
 type Node = State<Arc<dyn Operator>>;
 type Payload = Result<Bytes, BytesRejection>;
@@ -35,6 +35,11 @@ pub(super) fn router(operator: Arc<dyn Operator>) -> Router {
         .route("/v1/pull", post(pull))
         .route("/v1/sync", post(sync))
         .route("/v1/leave", post(leave))
+        .route("/v1/backup", post(backup))
+        .route(
+            "/v1/backups",
+            get(async |State(node): Node| node.backups().await.map(|rows| json(&rows)).map_err(Failed::from)),
+        )
         .route("/v1/keys", get(scan))
         // The empty key is a key.
         .route("/v1/keys/", key.clone())
@@ -95,6 +100,11 @@ async fn sync(State(node): Node, payload: Payload) -> Result<Response, Failed> {
 async fn leave(State(node): Node) -> Result<Response, Failed> {
     node.leave().await?;
     Ok(done())
+}
+
+async fn backup(State(node): Node, payload: Payload) -> Result<Response, Failed> {
+    let request: BackupRequest = body(payload)?;
+    Ok(json(&node.backup(request).await?))
 }
 
 async fn scan(State(node): Node, uri: Uri) -> Result<Response, Failed> {

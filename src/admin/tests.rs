@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::node::api::{Change, Detail, KeyRow, PullRequest, Scan, Value};
+use crate::node::api::{BackupRequest, Change, Detail, KeyRow, PullRequest, Scan, Value};
 use crate::node::fake::Fake;
 
 struct World {
@@ -118,6 +118,11 @@ async fn the_cluster_is_reached_too() {
     assert!(matches!(client.sync(peer, true).await.unwrap_err(), ClientError::Refused { status: 400, .. }));
     assert!(!client.stats(None).await.unwrap().is_empty());
     assert!(client.config().await.unwrap().iter().any(|row| row.key == "fanout"));
+    let to = BackupRequest { to: Some("file:///b".to_owned()) };
+    assert_eq!(client.backup(&to).await.unwrap().manifest, "file:///b: test/fake/1");
+    let refused = client.backup(&BackupRequest::default()).await.unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { status: 400, .. }));
+    assert!(client.backups().await.unwrap().is_empty());
     client.leave().await.unwrap();
 }
 

@@ -6,7 +6,7 @@ use tidings_proto::Name;
 
 use super::print::{self, Out, cell, moment, span};
 use super::{Ask, Bytes};
-use crate::node::api::{MemberRow, PeerRow, PullRequest, PushRow, StatRow, Status, SyncRow, Text};
+use crate::node::api::{MemberRow, PeerRow, PullRequest, PushRow, Standing, StatRow, Status, SyncRow, Text};
 
 pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
     let status = ask.client().status().await?;
@@ -39,6 +39,7 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
             "log",
             format!("{} B in memory, {} B on disk, fsync {}", log.memory_bytes, log.disk_bytes, status.fsync),
         ),
+        ("archive", status.archive.as_ref().map_or_else(|| "off".to_owned(), archive)),
         (
             "clock",
             status.clock_offset_ms.map_or_else(String::new, |ms| format!("{ms} ms ahead of the peers")),
@@ -53,6 +54,19 @@ pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
         out.line(&format!("{name:10}  {value}"))?;
     }
     Ok(())
+}
+
+fn archive(archive: &Standing) -> String {
+    let last = match (&archive.manifest, archive.time) {
+        (Some(manifest), Some(time)) => format!("{manifest} at {}", moment(time)),
+        _ => "nothing archived since the start".to_owned(),
+    };
+    let behind = match archive.behind_seconds {
+        0 => String::new(),
+        seconds => format!(", behind for {}", span(seconds * 1_000)),
+    };
+    let error = archive.error.as_ref().map_or_else(String::new, |error| format!(", failing: {error}"));
+    format!("{}: {last}{behind}{error}", archive.target)
 }
 
 pub(super) async fn members(ask: Ask) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 //! that are not UTF-8 are `{"base64": "..."}`. Exit codes: 0 done, 1 refused or
 //! failed with the reason on standard error, 2 usage.
 
+mod archive;
 pub mod ca;
 mod cluster;
 mod data;
@@ -79,6 +80,12 @@ enum Command {
     },
     /// Leaves the cluster: tells the others, gives them what they lack, and stops the node.
     Leave(Ask),
+    /// Has the node write a checkpoint now and copy it to its archive, and prints its name.
+    Backup(archive::Backup),
+    /// Lists the checkpoints in an archive, the newest first.
+    Backups(archive::Backups),
+    /// Fills an empty data directory from an archive; no node is needed, and none may run there.
+    Restore(archive::Restore),
     /// Shows a key: a value, a sum, or elements one a line.
     Get {
         #[command(flatten)]
@@ -240,6 +247,9 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Command::Sync { peer, all, ask } => cluster::sync(peer, all, ask).await,
             Command::Stats { peer, ask } => cluster::stats(peer, ask).await,
             Command::Leave(ask) => cluster::leave(ask).await,
+            Command::Backup(backup) => archive::backup(backup).await,
+            Command::Backups(backups) => archive::backups(backups).await,
+            Command::Restore(restore) => archive::restore(restore).await,
             Command::Get { key, raw } => data::get(key, raw).await,
             Command::Set { key, value } => data::set(key, value).await,
             Command::Add { key, element } => data::add(key, element).await,

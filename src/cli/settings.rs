@@ -20,6 +20,11 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// Those of a file and the variables, without flags.
+    pub(super) fn of_file(config: Option<PathBuf>) -> Self {
+        Self { config, flags: Flags(Vec::new()) }
+    }
+
     /// The settings to use; warnings go to standard error.
     pub(super) fn load(self) -> anyhow::Result<Config> {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();

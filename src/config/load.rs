@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::archive::HIDDEN;
 use super::value::Value;
 use super::{Config, KNOBS, Knob, Origin, Origins, knob};
 
@@ -96,11 +97,17 @@ impl Settings {
         let default = || T::read(&[default.to_owned()]).expect("the table's defaults are valid");
         let Some((texts, origin)) = self.given.get(key) else { return default() };
         T::read(texts).unwrap_or_else(|| {
-            let (value, origin, allowed) = (texts.join(","), origin.clone(), T::EXPECTS.to_owned());
+            let (value, origin, allowed) = (told(key, texts), origin.clone(), T::EXPECTS.to_owned());
             self.problems.push(Problem::Value { key, value, origin, allowed });
             default()
         })
     }
+}
+
+/// A value as messages may have it.
+fn told(key: &str, texts: &[String]) -> String {
+    let secret = knob(key).is_some_and(|knob| knob.secret);
+    if secret { HIDDEN.to_owned() } else { texts.join(",") }
 }
 
 impl Config {
@@ -122,7 +129,7 @@ impl Config {
                 let (texts, origin) = given.get(key).cloned().unwrap_or_else(|| {
                     (vec![knob(key).map_or("", |knob| knob.default).to_owned()], Origin::Default)
                 });
-                Problem::Value { key, value: texts.join(","), origin, allowed }
+                Problem::Value { key, value: told(key, &texts), origin, allowed }
             }));
         }
         if !problems.is_empty() {
@@ -192,7 +199,7 @@ fn read_file(path: &Path, settings: &mut Settings) {
             Some(texts) => _ = settings.given.insert(knob.name, (texts, origin)),
             None => settings.problems.push(Problem::Value {
                 key: knob.name,
-                value: text[value.span()].to_owned(),
+                value: told(knob.name, &[text[value.span()].to_owned()]),
                 origin,
                 allowed: if knob.list {
                     format!("a list of {}", knob.expects)
@@ -307,6 +314,25 @@ mod tests {
         assert_eq!(error, "--fanout: `fanout` cannot be \"65\": allowed is 1 to 64");
         let error = load("segment_size = \"1GiB\"\nlog_disk = \"64MiB\"\n", &[], &[]).unwrap_err();
         assert_eq!(error, "tidings.toml:2: `log_disk` cannot be \"64MiB\": allowed is segment_size or more");
+    }
+
+    #[test]
+    fn secrets_are_in_no_message() {
+        for (text, key) in [
+            ("archive_secret_key = true", "archive_secret_key"),
+            ("archive_access_key = 7.5", "archive_access_key"),
+        ] {
+            let error = load(text, &[], &[]).unwrap_err();
+            assert!(error.contains(key) && error.contains(HIDDEN), "{error}");
+            assert!(!error.contains("true") && !error.contains("7.5"), "{error}");
+        }
+        let error = load("", &[("TIDINGS_ARCHIVE_SECRET_KEY", "hunter2")], &[]).unwrap_err();
+        assert!(error.contains("without archive_access_key") && !error.contains("hunter2"), "{error}");
+        let env = [("TIDINGS_ARCHIVE_SECRET_KEY", "hunter2"), ("TIDINGS_ARCHIVE_ACCESS_KEY", "hunter1")];
+        let (config, _) = load("archive = \"s3://bucket/a\"", &env, &[]).unwrap();
+        assert!(!format!("{config:?}{:?}", config.rows()).contains("hunter"));
+        let error = load("archive = \"s3://B\"", &[], &[]).unwrap_err();
+        assert!(error.contains("`archive` cannot be \"s3://B\": allowed is file:///"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! milliseconds), sizes `64KiB`, `16MiB`, `1GiB` (a plain number is in bytes).
 //! Relative paths start at the working directory, wherever they were written.
 
+mod archive;
 mod load;
 mod value;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tidings_proto::{Name, bounds};
 
 pub use crate::store::Fsync;
+pub use archive::{Access, Endpoint, Region, Secret, Target};
 pub use load::{Problem, Problems, Sources, env_name};
 use value::Value;
 pub use value::{HostPort, LogFilter, LogFormat, Size, Zone};
@@ -38,6 +40,8 @@ pub struct Knob {
     pub placeholder: &'static str,
     /// Whether it takes several values.
     pub list: bool,
+    /// Whether its value is never shown.
+    pub secret: bool,
 }
 
 macro_rules! knobs {
@@ -58,6 +62,7 @@ macro_rules! knobs {
             expects: <$type as Value>::EXPECTS,
             placeholder: <$type as Value>::PLACEHOLDER,
             list: <$type as Value>::LIST,
+            secret: <$type as Value>::SECRET,
         } ),+];
 
         impl Config {
@@ -124,6 +129,28 @@ knobs! {
     segment_size: Size = "64MiB",
     /// How much is logged between checkpoints. Less starts faster after a crash and writes more.
     checkpoint_size: Size = "256MiB",
+    /// Where finished checkpoints and full segments of the log are copied to: file:///path or s3://bucket/prefix; empty
+    /// for nowhere. Nodes of a cluster may use one place.
+    archive: Option<Target> = "",
+    /// The S3 service, as https://host:port; empty for Amazon's, or what AWS_ENDPOINT_URL says.
+    archive_endpoint: Endpoint = "",
+    /// The S3 region; empty for what AWS_REGION says.
+    archive_region: Region = "",
+    /// Id of the S3 access key; empty for what AWS_ACCESS_KEY_ID, or else the machine's role, says. Never shown.
+    archive_access_key: Secret = "",
+    /// The S3 secret key; empty for what AWS_SECRET_ACCESS_KEY, or else the machine's role, says. Never shown; a flag
+    /// can be seen by other users of the machine, a variable or a file cannot.
+    archive_secret_key: Secret = "",
+    /// How long at most until what was written is in a checkpoint, while there is an archive. Less loses less with the
+    /// disk, and writes and copies more.
+    archive_interval: Duration = "1h",
+    /// How many of this node's checkpoints are kept in the archive.
+    archive_keep: u32 = "32",
+    /// Age at which a checkpoint goes from the archive; the newest stays.
+    archive_keep_age: Duration = "30d",
+    /// An archive that an empty data directory is filled from before the node starts, with the newest checkpoint of the
+    /// realm; peers have the rest. Empty for peers alone. An archive that cannot be read stops the start.
+    restore_from: Option<Target> = "",
     /// Most Redis clients at once; further ones get an error and are closed.
     max_clients: u32 = "10000",
     /// Memory of the process above which writes are refused with Redis's OOM error; reads and deletes go on.
@@ -219,6 +246,16 @@ impl Config {
         self.in_data_dir(self.key.as_deref(), "node-key.pem")
     }
 
+    /// What opens the archives.
+    pub fn archive_access(&self) -> Access {
+        Access {
+            endpoint: self.archive_endpoint.clone(),
+            region: self.archive_region.clone(),
+            access_key: self.archive_access_key.clone(),
+            secret_key: self.archive_secret_key.clone(),
+        }
+    }
+
     fn in_data_dir(&self, given: Option<&Path>, name: &str) -> PathBuf {
         given.map_or_else(|| self.data_dir.join(name), Path::to_owned)
     }
@@ -292,6 +329,21 @@ impl Config {
                 "1MiB to 1GiB".into(),
             ),
             ("checkpoint_size", self.checkpoint_size >= Size(1 << 20), "1MiB or more".to_owned()),
+            ("archive", can_open(&self.archive), NO_BUCKETS.to_owned()),
+            ("restore_from", can_open(&self.restore_from), NO_BUCKETS.to_owned()),
+            (
+                "archive_access_key",
+                self.archive_access_key.is_empty() || !self.archive_secret_key.is_empty(),
+                "empty without archive_secret_key".to_owned(),
+            ),
+            (
+                "archive_secret_key",
+                self.archive_secret_key.is_empty() || !self.archive_access_key.is_empty(),
+                "empty without archive_access_key".to_owned(),
+            ),
+            ("archive_interval", self.archive_interval >= second, "1s or more".to_owned()),
+            ("archive_keep", self.archive_keep >= 1, "1 or more".to_owned()),
+            ("archive_keep_age", self.archive_keep_age >= second, "1s or more".to_owned()),
             ("max_clients", (1..=1_000_000).contains(&self.max_clients), "1 to 1000000".to_owned()),
             ("max_key_size", within(self.max_key_size, bounds::KEY), up_to(bounds::KEY)),
             ("max_element_size", within(self.max_element_size, bounds::ELEMENT), up_to(bounds::ELEMENT)),
@@ -299,6 +351,13 @@ impl Config {
         ];
         checks.into_iter().filter(|check| !check.1).map(|(knob, _, allowed)| (knob, allowed)).collect()
     }
+}
+
+/// What a binary without S3 allows.
+const NO_BUCKETS: &str = "file:///path: this program was built without the feature `archive`";
+
+fn can_open(target: &Option<Target>) -> bool {
+    cfg!(feature = "archive") || !matches!(target, Some(Target::Bucket { .. }))
 }
 
 fn within(size: Size, bound: usize) -> bool {

@@ -17,6 +17,8 @@ pub(super) trait Value: Sized {
     const PLACEHOLDER: &'static str;
     /// Whether it takes several texts.
     const LIST: bool = false;
+    /// Whether it must not be shown.
+    const SECRET: bool = false;
 
     /// Reads the texts given; none but for lists is exactly one.
     fn read(texts: &[String]) -> Option<Self> {

@@ -11,6 +11,7 @@ use tidings_proto::Name;
 
 pub use super::facts::{Facts, Timings};
 pub use super::text::Text;
+pub use crate::archive::{Standing, Summary};
 use crate::config::ConfigRow;
 
 /// What a node is and how it fares.
@@ -58,6 +59,9 @@ pub struct Status {
     pub log: LogSize,
     /// How far its clock is ahead of the median of its peers', in milliseconds; none without peers.
     pub clock_offset_ms: Option<i64>,
+    /// How its archive fares; none if it has none.
+    #[serde(default)]
+    pub archive: Option<Standing>,
 }
 
 /// Where a node listens; none where it does not.
@@ -395,6 +399,22 @@ pub struct SyncRow {
     pub error: Option<String>,
 }
 
+/// A request for a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupRequest {
+    /// Where to, as `file:///path` or `s3://bucket/prefix`; none for the configured archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRow {
+    /// What `restore --manifest` calls it.
+    pub manifest: String,
+}
+
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatRow {
@@ -455,6 +475,11 @@ pub trait Operator: Send + Sync + 'static {
     fn stats(&self, peer: Option<Name>) -> Answer<'_, Vec<StatRow>>;
     /// Tells the others that this node goes, gives them what they lack, and stops it.
     fn leave(&self) -> Answer<'_, ()>;
+
+    /// Writes a checkpoint now and archives it.
+    fn backup(&self, request: BackupRequest) -> Answer<'_, BackupRow>;
+    /// The checkpoints of this realm in the configured archive, the newest first.
+    fn backups(&self) -> Answer<'_, Vec<Summary>>;
 
     /// A key as it is now; none if it is absent.
     fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, Refusal>;

@@ -2,9 +2,9 @@
 //! time, so that the log behind it can be cut.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Node, wall_millis};
 use crate::core::snapshot::{SnapshotId, Step};
@@ -21,27 +21,43 @@ pub(super) struct Counts {
     /// When the last was written, in seconds since the Unix epoch; 0 for never.
     pub(super) time: AtomicU64,
     pub(super) look: super::commit::Signal,
+    /// Held while one is written: two at once would only wait for each other's disk.
+    turn: Mutex<()>,
+}
+
+/// When a checkpoint is due.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    /// Once so many bytes have been logged since the last.
+    pub(super) bytes: u64,
+    /// Or so long after the last, if anything was logged; none for no such bound.
+    pub(super) interval: Option<Duration>,
 }
 
 impl Node {
-    /// Writes a checkpoint whenever that many bytes have been logged since the
-    /// last, and minds the memory limit, until the node stops. A thread of its own runs it.
-    pub(super) fn run_checkpoints(&self, every_bytes: u64, max_memory: u64) {
+    /// Writes a checkpoint whenever one is due, and minds the memory limit, until
+    /// the node stops. A thread of its own runs it.
+    pub(super) fn run_checkpoints(&self, due: Due, max_memory: u64) {
+        let mut last = Instant::now();
         while !self.0.stopping.load(Ordering::Acquire) {
             self.0.checkpoints.look.wait(LOOK_EVERY);
             if max_memory > 0 {
                 self.lock().set_out_of_memory(super::resident_bytes() > max_memory);
             }
-            if self.0.housekeeper.bytes_since_checkpoint() >= every_bytes
-                && !self.0.stopping.load(Ordering::Acquire)
-            {
-                self.checkpoint_logged();
+            let logged = self.0.housekeeper.bytes_since_checkpoint();
+            let late = due.interval.is_some_and(|interval| logged > 0 && last.elapsed() >= interval);
+            if (logged >= due.bytes || late) && !self.0.stopping.load(Ordering::Acquire) {
+                // What failed has been told, and is tried again when the next is due.
+                let _ = self.checkpoint_logged();
+                last = Instant::now();
             }
         }
     }
 
-    fn checkpoint_logged(&self) {
-        match self.checkpoint() {
+    /// Writes a checkpoint, and counts it.
+    pub(super) fn checkpoint_logged(&self) -> Result<(), String> {
+        let written = self.checkpoint();
+        match &written {
             Ok(()) => {
                 self.0.checkpoints.written.fetch_add(1, Ordering::Relaxed);
                 self.0.checkpoints.time.store(wall_millis() / 1_000, Ordering::Relaxed);
@@ -51,6 +67,7 @@ impl Node {
                 tracing::warn!(error, "no checkpoint was written; the log keeps everything");
             }
         }
+        written
     }
 
     /// Writes a checkpoint now, and cuts the log behind it as far as its bounds say.
@@ -58,6 +75,7 @@ impl Node {
     /// # Errors
     /// If the disk refuses, or a context merge overtook it. The last checkpoint stands.
     pub fn checkpoint(&self) -> Result<(), String> {
+        let _turn = self.0.checkpoints.turn.lock();
         let (snapshot, meta, lsn) = self.begin_checkpoint()?;
         let written = self.0.housekeeper.begin_checkpoint(lsn).map_err(|error| error.to_string());
         let blocks = written.and_then(|writer| self.write_blocks(snapshot, writer));

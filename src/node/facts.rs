@@ -30,6 +30,8 @@ pub struct Facts {
     pub net: NetFacts,
     /// The disk.
     pub store: StoreFacts,
+    /// The archive.
+    pub archive: crate::archive::Facts,
     /// Redis clients.
     pub resp: RespFacts,
     /// The process.

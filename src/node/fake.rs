@@ -73,6 +73,7 @@ impl Operator for Fake {
             parked_removals: 0,
             log: LogSize::default(),
             clock_offset_ms: None,
+            archive: None,
         }
     }
 
@@ -144,6 +145,17 @@ impl Operator for Fake {
 
     fn leave(&self) -> Answer<'_, ()> {
         answer(Ok(()))
+    }
+
+    fn backup(&self, request: BackupRequest) -> Answer<'_, BackupRow> {
+        answer(match request.to {
+            Some(to) => Ok(BackupRow { manifest: format!("{to}: test/fake/1") }),
+            None => Err(Refusal::Invalid("no archive is configured".into())),
+        })
+    }
+
+    fn backups(&self) -> Answer<'_, Vec<Summary>> {
+        answer(Ok(Vec::new()))
     }
 
     fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, Refusal> {

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+mod backup;
 mod checkpoint;
 mod commit;
 mod facts;
@@ -34,6 +35,7 @@ pub use operator::Desk;
 pub use text::unescape;
 pub use transport::{QueueFull, Transport};
 
+use crate::archive::Archiver;
 use crate::engine::{Answer, Engine, Event, Input, LinkId, Now, Settings, Token};
 use crate::store::{Fsync, Housekeeper, Syncer};
 
@@ -51,6 +53,7 @@ struct Inner {
     /// Links whose queue was full, to be reported to the engine.
     dropped: Mutex<Vec<LinkId>>,
     housekeeper: Housekeeper,
+    archiver: Archiver,
     transport: std::sync::OnceLock<Arc<dyn Transport>>,
     clock: Clock,
     about: About,
@@ -232,6 +235,7 @@ impl Node {
         self.0.sync_wanted.notify();
         self.0.checkpoints.look.notify();
         self.0.wake.notify_one();
+        self.0.archiver.stop();
         let store = self.0.committer.lock().take_store();
         if let Some(Err(error)) = store.map(|store| store.close(wall_millis())) {
             tracing::warn!(%error, "the log was not closed cleanly; the next start recovers from it");

@@ -11,8 +11,10 @@ use tidings_proto::{Actor, Name};
 use tokio::sync::{Notify, watch};
 
 use super::api::Timings;
+use super::checkpoint::Due;
 use super::commit::{Committer, Synced};
 use super::{About, Clock, Inner, Node, wall_millis};
+use crate::archive::{self, Archiver, Owner};
 use crate::core::replica::Recovery;
 use crate::core::state::ApplyError;
 use crate::core::table::HashKey;
@@ -49,6 +51,8 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// Bounds of the log on disk.
     pub store: store::Options,
+    /// Where copies go.
+    pub archive: archive::Options,
 }
 
 /// Why a node was not opened. Nothing is running, and no acknowledged write is gone.
@@ -105,6 +109,9 @@ impl Node {
         };
         let syncer = store.syncer();
         let housekeeper = store.housekeeper();
+        let owner = Owner { realm: about.realm.clone(), node: about.node.clone() };
+        let interval = options.archive.target.as_ref().map(|_| options.archive.interval);
+        let archiver = Archiver::start(options.archive, owner, housekeeper.clone())?;
         let synced = Synced { lsn: syncer.durable(), failed: None };
         let inner = Inner {
             engine: Mutex::new(engine),
@@ -114,6 +121,7 @@ impl Node {
             sync_wanted: super::commit::Signal::default(),
             dropped: Mutex::new(Vec::new()),
             housekeeper,
+            archiver,
             transport: std::sync::OnceLock::new(),
             clock,
             about,
@@ -133,17 +141,18 @@ impl Node {
         };
         let node = Self(Arc::new(inner));
         node.commit().map_err(|error| StartError::Write { dir: options.data_dir, reason: error.0 })?;
-        node.start_threads(options.checkpoint_bytes, options.max_memory)?;
+        let due = Due { bytes: options.checkpoint_bytes, interval };
+        node.start_threads(due, options.max_memory)?;
         Ok(node)
     }
 
-    fn start_threads(&self, checkpoint_bytes: u64, max_memory: u64) -> std::io::Result<()> {
+    fn start_threads(&self, due: Due, max_memory: u64) -> std::io::Result<()> {
         let node = self.clone();
         std::thread::Builder::new().name("log-sync".into()).spawn(move || node.run_syncs())?;
         let node = self.clone();
         std::thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || node.run_checkpoints(checkpoint_bytes, max_memory))?;
+            .spawn(move || node.run_checkpoints(due, max_memory))?;
         Ok(())
     }
 }

@@ -305,7 +305,7 @@ impl Operator for Desk {
         let node = &self.node;
         let about = node.about();
         let (members, clock_offset_ms, log) = (node.member_counts(), node.clock_offset(), node.log_size());
-        let not_ready = node.not_ready();
+        let (not_ready, archive) = (node.not_ready(), node.0.archiver.standing());
         let engine = node.lock();
         let state = engine.replica().state();
         let tallies = state.tallies();
@@ -331,6 +331,7 @@ impl Operator for Desk {
             parked_removals: state.parked().len() as u64,
             log,
             clock_offset_ms,
+            archive,
         }
     }
 
@@ -400,6 +401,7 @@ impl Operator for Desk {
             members,
             net: NetFacts { clock_offset_ms, ..net },
             store,
+            archive: node.0.archiver.facts(),
             resp: (self.resp)(),
             process: ProcessFacts {
                 start_time: node.about().started_at / 1_000,
@@ -501,6 +503,22 @@ impl Operator for Desk {
 
     fn leave(&self) -> Answer<'_, ()> {
         Box::pin(self.leave_now())
+    }
+
+    fn backup(&self, request: BackupRequest) -> Answer<'_, BackupRow> {
+        Box::pin(async move {
+            let target = request.to.map(|to| to.parse()).transpose().map_err(Refusal::Invalid)?;
+            let manifest = self.node.backup(target).await?;
+            Ok(BackupRow { manifest })
+        })
+    }
+
+    fn backups(&self) -> Answer<'_, Vec<Summary>> {
+        let (target, access) = {
+            let config = self.config.lock();
+            (config.archive.clone(), config.archive_access())
+        };
+        Box::pin(self.node.backups(target, access))
     }
 
     fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, Refusal> {

@@ -38,6 +38,7 @@ impl Home {
             limits: Default::default(),
             max_memory: 0,
             store: store::Options { segment_bytes: 1 << 20, ..Default::default() },
+            archive: Default::default(),
         };
         Self { node: Node::open(options, Timings::default()).unwrap(), _dir: dir }
     }

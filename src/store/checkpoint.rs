@@ -21,11 +21,9 @@ const FOOTER_MARK: u32 = u32::MAX;
 pub struct CheckpointWriter {
     shared: Arc<Shared>,
     file: Arc<dyn DiskFile>,
-    lsn: Lsn,
+    frames: Frames,
     at: u64,
     synced_at: u64,
-    blocks: u64,
-    block_bytes: u64,
     /// Part of the log's growth that this checkpoint takes in.
     covered_bytes: u64,
     buf: Vec<u8>,
@@ -79,25 +77,18 @@ impl CheckpointWriter {
                 return Err(error.into());
             }
         };
-        let mut buf = Vec::with_capacity(HEADER_BYTES);
-        buf.extend_from_slice(MAGIC);
-        buf.extend_from_slice(&FORMAT.to_le_bytes());
-        buf.extend_from_slice(&lsn.to_le_bytes());
-        let crc = crc32fast::hash(&buf);
-        buf.extend_from_slice(&crc.to_le_bytes());
         let mut writer = CheckpointWriter {
             shared,
             file,
-            lsn,
+            frames: Frames::new(lsn),
             at: 0,
             synced_at: 0,
-            blocks: 0,
-            block_bytes: 0,
             covered_bytes,
-            buf,
+            buf: Vec::with_capacity(HEADER_BYTES),
             failed: false,
             renamed: false,
         };
+        writer.frames.header(&mut writer.buf);
         writer.write()?;
         Ok(writer)
     }
@@ -122,20 +113,13 @@ impl CheckpointWriter {
 
     /// The record whose state this checkpoint holds.
     pub fn lsn(&self) -> Lsn {
-        self.lsn
+        self.frames.lsn
     }
 
     pub fn block(&mut self, payload: &[u8]) -> Result<(), CheckpointError> {
         self.check(payload.len(), MAX_BLOCK_BYTES)?;
-        let len = (payload.len() as u32).to_le_bytes();
-        let crc = block_crc(self.lsn, self.blocks, &len, payload);
-        self.buf.clear();
-        self.buf.extend_from_slice(&len);
-        self.buf.extend_from_slice(&crc.to_le_bytes());
-        self.buf.extend_from_slice(payload);
+        self.frames.block(payload, &mut self.buf);
         self.write()?;
-        self.blocks += 1;
-        self.block_bytes += payload.len() as u64;
         if self.at - self.synced_at >= CHECKPOINT_SYNC_BYTES {
             self.sync()?;
         }
@@ -145,27 +129,19 @@ impl CheckpointWriter {
     /// Makes it the newest checkpoint, durably, and removes the ones it supersedes.
     pub fn finish(mut self, meta: &[u8]) -> Result<Finished, CheckpointError> {
         self.check(meta.len(), MAX_META_BYTES)?;
-        self.buf.clear();
-        self.buf.extend_from_slice(&FOOTER_MARK.to_le_bytes());
-        self.buf.extend_from_slice(&[0; 4]);
-        self.buf.extend_from_slice(&self.blocks.to_le_bytes());
-        self.buf.extend_from_slice(&self.block_bytes.to_le_bytes());
-        let len = (meta.len() as u32).to_le_bytes();
-        self.buf.extend_from_slice(&len);
-        self.buf.extend_from_slice(meta);
-        let crc = footer_crc(self.lsn, &self.buf);
-        self.buf[4..8].copy_from_slice(&crc.to_le_bytes());
+        let lsn = self.frames.lsn;
+        self.frames.footer(meta, &mut self.buf);
         self.write()?;
         self.sync()?;
         // Recovery relies on it: whatever log a finished checkpoint covers was durable, so a hole there is damage.
         let durable = Syncer::new(Arc::clone(&self.shared)).sync()?;
-        assert!(durable >= self.lsn, "the log is durable up to a checkpoint");
+        assert!(durable >= lsn, "the log is durable up to a checkpoint");
         let disk = &self.shared.disk;
-        disk.rename(&temp_name(self.lsn), &file_name(self.lsn))?;
+        disk.rename(&temp_name(lsn), &file_name(lsn))?;
         self.renamed = true;
         self.shared.sync_dir()?;
-        self.shared.checkpoint_finished(self.lsn, self.covered_bytes);
-        Ok(Finished { lsn: self.lsn, blocks: self.blocks, bytes: self.at })
+        self.shared.checkpoint_finished(lsn, self.covered_bytes);
+        Ok(Finished { lsn, blocks: self.frames.blocks, bytes: self.at })
     }
 
     /// Gives it up; the same as dropping it.
@@ -202,9 +178,56 @@ impl Drop for CheckpointWriter {
     fn drop(&mut self) {
         if !self.renamed {
             // What cannot be removed now goes at the next start or checkpoint.
-            let _ = self.shared.disk.remove(&temp_name(self.lsn));
+            let _ = self.shared.disk.remove(&temp_name(self.frames.lsn));
         }
         self.shared.checkpointing.store(false, Ordering::Release);
+    }
+}
+
+/// The bytes of a checkpoint, part by part: each method replaces what the buffer held.
+#[derive(Debug)]
+pub(super) struct Frames {
+    lsn: Lsn,
+    blocks: u64,
+    block_bytes: u64,
+}
+
+impl Frames {
+    pub(super) fn new(lsn: Lsn) -> Self {
+        Frames { lsn, blocks: 0, block_bytes: 0 }
+    }
+
+    pub(super) fn header(&self, buf: &mut Vec<u8>) {
+        buf.clear();
+        buf.extend_from_slice(MAGIC);
+        buf.extend_from_slice(&FORMAT.to_le_bytes());
+        buf.extend_from_slice(&self.lsn.to_le_bytes());
+        let crc = crc32fast::hash(buf);
+        buf.extend_from_slice(&crc.to_le_bytes());
+    }
+
+    pub(super) fn block(&mut self, payload: &[u8], buf: &mut Vec<u8>) {
+        let len = (payload.len() as u32).to_le_bytes();
+        let crc = block_crc(self.lsn, self.blocks, &len, payload);
+        buf.clear();
+        buf.extend_from_slice(&len);
+        buf.extend_from_slice(&crc.to_le_bytes());
+        buf.extend_from_slice(payload);
+        self.blocks += 1;
+        self.block_bytes += payload.len() as u64;
+    }
+
+    pub(super) fn footer(&self, meta: &[u8], buf: &mut Vec<u8>) {
+        buf.clear();
+        buf.extend_from_slice(&FOOTER_MARK.to_le_bytes());
+        buf.extend_from_slice(&[0; 4]);
+        buf.extend_from_slice(&self.blocks.to_le_bytes());
+        buf.extend_from_slice(&self.block_bytes.to_le_bytes());
+        let len = (meta.len() as u32).to_le_bytes();
+        buf.extend_from_slice(&len);
+        buf.extend_from_slice(meta);
+        let crc = footer_crc(self.lsn, buf);
+        buf[4..8].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -229,8 +252,8 @@ pub(super) struct CheckpointReader {
 }
 
 /// What the reader put into the buffer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
     Block,
     /// The last: meta.
     Meta,
@@ -333,6 +356,14 @@ impl CheckpointReader {
     fn damaged<T>(&self, found: &'static str) -> Result<T, CheckpointFault> {
         Err(CheckpointFault::Damaged { offset: self.at, found })
     }
+}
+
+/// Reads all of a checkpoint and returns its meta.
+pub(super) fn verify(file: Arc<dyn DiskFile>, lsn: Lsn) -> Result<Vec<u8>, CheckpointFault> {
+    let mut reader = CheckpointReader::open(file, lsn)?;
+    let mut buf = Vec::new();
+    while reader.next(&mut buf)? == Part::Block {}
+    Ok(buf)
 }
 
 /// Covers the checkpoint and the place in it, so that no block passes for another.

@@ -11,7 +11,7 @@ use super::{KEPT_CHECKPOINTS, Lsn, MAX_RECORD_BYTES, MAX_RETAINED_SEGMENTS};
 /// A handle for the threads that do not append.
 #[derive(Debug, Clone)]
 pub struct Housekeeper {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What [`Housekeeper::retire`] let go of.

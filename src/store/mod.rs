@@ -14,8 +14,10 @@ mod housekeeping;
 mod lock;
 mod log;
 pub mod memdisk;
+mod rebuild;
 mod recovery;
 mod scan;
+mod sealed;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -23,13 +25,15 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
-pub use checkpoint::{CheckpointError, CheckpointWriter, Finished};
+pub use checkpoint::{CheckpointError, CheckpointWriter, Finished, Part};
 pub use disk::{Disk, DiskError, DiskFile, OsDisk};
 pub use housekeeping::{Housekeeper, ReadError, RetireError, Retired};
 pub use lock::{DirLock, Holder, LockError};
 pub use log::{AppendError, CloseError, Store, SyncError, Syncer};
 pub use memdisk::MemDisk;
+pub use rebuild::{RebuildError, Rebuilder, holds_a_store};
 pub use recovery::{LastStop, OpenError, Recovered, Recovery, ReplayError, Report};
+pub use sealed::{Sealed, SealedCheckpoint, SealedSegment};
 
 /// Number of a record; the first is 1, and 0 stands before it.
 pub type Lsn = u64;

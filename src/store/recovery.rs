@@ -304,13 +304,8 @@ fn choose_checkpoint(disk: &dyn Disk, found: &Inventory) -> Result<Chosen, OpenE
     }
 }
 
-/// Reads all of it and returns its meta.
 fn verify_checkpoint(disk: &dyn Disk, lsn: Lsn) -> Result<Vec<u8>, CheckpointFault> {
-    let file = disk.open(&checkpoint::file_name(lsn))?;
-    let mut reader = CheckpointReader::open(file, lsn)?;
-    let mut buf = Vec::new();
-    while reader.next(&mut buf)? == Part::Block {}
-    Ok(buf)
+    checkpoint::verify(disk.open(&checkpoint::file_name(lsn))?, lsn)
 }
 
 fn scan_log(
@@ -375,7 +370,7 @@ fn replace(
     first: Lsn,
     fill: impl FnOnce(&dyn DiskFile) -> Result<(), DiskError>,
 ) -> Result<Arc<dyn DiskFile>, DiskError> {
-    let temporary = temp_name(first);
+    let temporary = segment::temp_name(first);
     let file = disk.create(&temporary)?;
     fill(&*file)?;
     file.sync_data()?;
@@ -429,12 +424,8 @@ fn state(found: &Inventory, chosen: &Chosen, scan: &Scan, segments: &[&Scanned])
     }
 }
 
-fn temp_name(first: Lsn) -> String {
-    format!("log-{first:016}.tmp")
-}
-
 /// Left behind by a crash.
-fn is_temporary(name: &str) -> bool {
+pub(super) fn is_temporary(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".tmp") else {
         return false;
     };

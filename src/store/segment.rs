@@ -64,6 +64,10 @@ pub(super) fn file_name(first: Lsn) -> String {
     format!("log-{first:016}.seg")
 }
 
+pub(super) fn temp_name(first: Lsn) -> String {
+    format!("log-{first:016}.tmp")
+}
+
 /// The first record's number, if `name` is a segment's.
 pub(super) fn parse_file_name(name: &str) -> Option<Lsn> {
     let first = name.strip_prefix("log-")?.strip_suffix(".seg")?;

@@ -4,6 +4,7 @@
 mod bounds;
 mod crash;
 mod damage;
+mod sealed;
 
 use std::convert::Infallible;
 use std::sync::Arc;

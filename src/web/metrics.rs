@@ -149,6 +149,19 @@ const READ: &[Metric] = metrics! {
     Gauge "tidings_checkpoint_time_seconds", "When the last checkpoint was finished, in seconds since the Unix epoch; 0 for never.",
         |f, to| to.one(f.store.checkpoint_time);
 
+    Counter "tidings_archive_objects_total", "Objects for the archive, by outcome: uploaded, or skipped as already there.",
+        |f, to| to.ways("outcome", [("uploaded", f.archive.uploaded), ("skipped", f.archive.skipped)]);
+    Counter "tidings_archive_written_bytes_total", "Bytes of objects uploaded to the archive.",
+        |f, to| to.one(f.archive.bytes);
+    Counter "tidings_archive_failures_total", "Tries to bring the archive up to date that failed.",
+        |f, to| to.one(f.archive.failures);
+    Counter "tidings_archive_pruned_total", "Checkpoints deleted from the archive for their number or age.",
+        |f, to| to.one(f.archive.pruned);
+    Gauge "tidings_archive_time_seconds", "When a checkpoint was last archived, in seconds since the Unix epoch; 0 for not since the start.",
+        |f, to| to.one(f.archive.success_time);
+    Gauge "tidings_archive_behind_seconds", "For how long something sealed on disk has not been in the archive; 0 if all of it is, or there is no archive.",
+        |f, to| to.one(f.archive.behind);
+
     Gauge "tidings_resp_clients", "Redis clients connected now.",
         |f, to| to.one(f.resp.clients);
     Counter "tidings_resp_connections_total", "Redis clients accepted.",

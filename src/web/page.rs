@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::node::api::{MemberRow, MemberState, PeerRow, Status};
+use crate::node::api::{MemberRow, MemberState, PeerRow, Standing, Status};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;\
 color:#222;background:#fff}h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;\
@@ -101,6 +101,7 @@ fn facts(status: &Status) -> Vec<[String; 2]> {
                 status.log.memory_bytes, status.log.disk_bytes, status.fsync
             ),
         ),
+        row("archive", status.archive.as_ref().map_or_else(|| "off".to_owned(), archive)),
         row(
             "clock",
             status.clock_offset_ms.map_or_else(
@@ -109,6 +110,11 @@ fn facts(status: &Status) -> Vec<[String; 2]> {
             ),
         ),
     ]
+}
+
+fn archive(archive: &Standing) -> String {
+    let error = archive.error.as_ref().map_or_else(String::new, |error| format!(", failing: {error}"));
+    format!("{}, behind for {} s{error}", archive.target, archive.behind_seconds)
 }
 
 fn member(row: &MemberRow) -> [String; 4] {

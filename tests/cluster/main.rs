@@ -9,7 +9,12 @@ mod cluster;
 mod http;
 mod process;
 mod resp;
+#[cfg(feature = "archive")]
+mod s3;
 
+mod archive;
+#[cfg(feature = "archive")]
+mod buckets;
 mod commands;
 mod config;
 mod crash;

@@ -101,7 +101,7 @@ impl Kind {
 /// How rough a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// No faults: ops must arrive once, but for one in a hundred.
+    /// No faults: ops must arrive once, but for one in a hundred and eight in a run.
     Calm,
     /// As calm, and one node restarts and catches up from the others.
     CatchUp,

@@ -3,12 +3,14 @@
 use crate::source::{File, Tree};
 
 /// The rooms from the ground up. A room sees those on lower floors and itself; so the doors, all on one floor, do
-/// not see each other. `config` knows settings and `http` bounds connections: neither knows a node.
+/// not see each other. `config` knows settings, `http` bounds connections, `archive` copies files of the store: none
+/// knows a node.
 const FLOORS: &[&[&str]] = &[
     &["core"],
     &["store"],
     &["engine"],
     &["config", "http"],
+    &["archive"],
     &["node"],
     &["net", "resp", "admin", "web"],
     &["sidecar"],

@@ -6,7 +6,7 @@ use super::*;
 use crate::store::memdisk::{Fault, Keep, Unsynced};
 
 /// Ways a disk may treat what was not synced.
-const POLICIES: u64 = 10;
+pub(super) const POLICIES: u64 = 10;
 
 fn keep(policy: u64, calls: &mut u64, unsynced: Unsynced<'_>) -> Keep {
     *calls += 1;
@@ -39,7 +39,7 @@ fn keep(policy: u64, calls: &mut u64, unsynced: Unsynced<'_>) -> Keep {
     }
 }
 
-fn crash(disk: &MemDisk, policy: u64) {
+pub(super) fn crash(disk: &MemDisk, policy: u64) {
     let mut calls = 0;
     disk.crash(&mut |unsynced| keep(policy, &mut calls, unsynced));
 }
