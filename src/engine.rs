@@ -20,6 +20,7 @@ pub use crate::core::link::{Answer, Event, GossipCounts, LinkId, Now, Settings, 
 pub use crate::core::write::{Limits, Write, WriteError, Written};
 
 use crate::core::actors::TooManyActors;
+use crate::core::fingerprint::Prefix;
 use crate::core::journal::Meta;
 use crate::core::link::{Gossip, Outbox};
 use crate::core::members::Members;
@@ -95,6 +96,8 @@ pub enum Input {
     },
     /// The knobs have changed.
     Settings(Settings),
+    /// An audit found cells that are not what their fingerprints say.
+    Repair(Vec<Prefix>),
     /// An operator has a member forgotten.
     Forget(Name),
     /// The node is about to go on purpose.
@@ -187,6 +190,7 @@ impl Engine {
             Input::Forget(node) => {
                 gossip.forget(&node);
             }
+            Input::Repair(ranges) => gossip.repair(ranges),
             Input::Leave => gossip.leave(),
         }
     }
@@ -349,5 +353,115 @@ impl Engine {
         figures.extend(kinds.map(|(kind, keys)| (kind.name(), keys)));
         figures.extend(gossip.figures());
         figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::table::HashKey;
+
+    const LINK: LinkId = LinkId(1);
+
+    fn node(name: &str) -> Engine {
+        let actor = Actor { node: Name::new(name).unwrap(), incarnation: 1 };
+        let recovery = Recovery::new(HashKey(1, 2), 1 << 20);
+        Engine::new(recovery, &actor, Settings::default(), 1, Now::default()).unwrap()
+    }
+
+    fn link(nodes: &mut [Engine; 2], now: Now) {
+        let hello = |engine: &Engine| Hello {
+            versions: tidings_proto::VERSIONS,
+            realm: Name::new("r").unwrap(),
+            actor: engine.replica().actor().clone(),
+            zone: String::new(),
+            addresses: Vec::new(),
+            clock: 0,
+            order: engine.replica().state().order(),
+        };
+        let hellos = [hello(&nodes[1]), hello(&nodes[0])];
+        for (node, hello) in nodes.iter_mut().zip(hellos) {
+            node.handle(now, Input::LinkUp { link: LINK, hello });
+        }
+    }
+
+    /// Ten seconds, a millisecond at a time.
+    fn run(nodes: &mut [Engine; 2], now: &mut Now) -> Vec<Event> {
+        let mut events = Vec::new();
+        for _ in 0..10_000 {
+            now.mono += 1_000;
+            for at in 0..2 {
+                nodes[at].handle(*now, Input::Writable { link: LINK });
+                nodes[at].handle(*now, Input::Tick);
+                let effects = nodes[at].take_effects(*now);
+                events.extend(effects.events);
+                for (_, message) in effects.sends {
+                    nodes[1 - at].handle(*now, Input::Message { link: LINK, message });
+                }
+            }
+        }
+        events
+    }
+
+    fn rotten(engine: &Engine) -> Vec<Prefix> {
+        let (mut found, mut next) = (Vec::new(), Some(0));
+        while let Some(at) = next {
+            let audited = engine.replica().state().audit(at);
+            found.extend(audited.rotten);
+            next = audited.next;
+        }
+        found
+    }
+
+    #[test]
+    fn what_has_rotted_is_found_and_replaced_from_a_peer() {
+        let mut nodes = [node("a"), node("b")];
+        let mut now = Now { mono: 1, wall: 1_700_000_000_000 };
+        for n in 0..3_000 {
+            let key = format!("k{n}");
+            nodes[n % 2].write(now, Write::Set { key: key.as_bytes(), value: b"value" }).unwrap();
+        }
+        link(&mut nodes, now);
+        run(&mut nodes, &mut now);
+        assert!(rotten(&nodes[0]).is_empty() && rotten(&nodes[1]).is_empty());
+        let whole = nodes[1].replica().state().recount();
+        for key in ["k7", "k8", "k2999"] {
+            assert!(nodes[0].replica_mut().rot(key.as_bytes()));
+        }
+        let ranges = rotten(&nodes[0]);
+        assert!((1..=3).contains(&ranges.len()));
+        assert_ne!(nodes[0].replica().state().recount(), whole);
+        // Writes go on meanwhile, also to what has rotted.
+        nodes[0].handle(now, Input::Repair(ranges));
+        nodes[0].write(now, Write::Set { key: b"k7", value: b"newer" }).unwrap();
+        nodes[1].write(now, Write::Set { key: b"k9", value: b"newer" }).unwrap();
+        let events = run(&mut nodes, &mut now);
+        assert!(!events.iter().any(|event| matches!(event, Event::Misbehaved { .. })), "{events:?}");
+        assert!(nodes[0].gossip().rotten().is_empty());
+        assert!(rotten(&nodes[0]).is_empty());
+        let [a, b] = nodes.each_ref().map(|node| node.replica().state());
+        assert_eq!((a.recount(), a.fingerprint()), (b.recount(), b.fingerprint()));
+        assert_eq!(a.tallies(), b.tallies());
+        let value = |state: &crate::core::state::State, key: &[u8]| {
+            state.get(key).unwrap().register().versions()[0].value.to_vec()
+        };
+        assert_eq!((value(a, b"k7"), value(a, b"k8")), (b"newer".to_vec(), b"value".to_vec()));
+        assert_eq!(nodes[0].gossip().counts().rotten, nodes[0].gossip().counts().repaired);
+    }
+
+    #[test]
+    fn what_has_rotted_is_not_passed_on() {
+        let mut nodes = [node("a"), node("b")];
+        let mut now = Now { mono: 1, wall: 1_700_000_000_000 };
+        nodes[0].replica_mut().log_mut().set_bound(0);
+        nodes[0].write(now, Write::Set { key: b"k", value: b"value" }).unwrap();
+        nodes[0].take_effects(now);
+        nodes[0].replica_mut().rot(b"k");
+        let ranges = rotten(&nodes[0]);
+        nodes[0].handle(now, Input::Repair(ranges));
+        link(&mut nodes, now);
+        run(&mut nodes, &mut now);
+        assert!(nodes[1].replica().state().is_empty());
+        assert_eq!(nodes[0].gossip().rotten().len(), 1);
     }
 }

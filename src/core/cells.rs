@@ -71,6 +71,12 @@ impl Cells {
         self.key.len() + versions.chain(members).chain(parts).sum::<usize>()
     }
 
+    /// Flips a bit of a value: see `State::rot`.
+    #[cfg(any(test, feature = "mutants"))]
+    pub(super) fn rot(&mut self) -> bool {
+        self.register.rot()
+    }
+
     /// Whether nothing at all is left.
     pub(super) fn is_blank(&self) -> bool {
         self.register.is_empty() && self.set.is_none() && self.pn.is_none() && self.g.is_none()

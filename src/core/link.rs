@@ -189,6 +189,10 @@ pub struct GossipCounts {
     pub syncs_equal: u64,
     /// Times that a peer had seen the same and held something else: rot, or a bug.
     pub diverged: u64,
+    /// Ranges of cells found rotten by audits, and those of them that have been replaced.
+    pub rotten: u64,
+    /// See `rotten`.
+    pub repaired: u64,
     /// Ops sent, in pushes, answers and exchanges.
     pub ops_sent: u64,
     /// Context merges that took place here.
@@ -207,7 +211,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 17] {
+    pub fn figures(&self) -> [(&'static str, u64); 19] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -219,6 +223,8 @@ impl GossipCounts {
             ("syncs_answered", self.syncs_answered),
             ("syncs_equal", self.syncs_equal),
             ("diverged", self.diverged),
+            ("rotten", self.rotten),
+            ("repaired", self.repaired),
             ("ops_sent", self.ops_sent),
             ("merges", self.merges),
             ("merges_aborted", self.merges_aborted),
@@ -475,6 +481,7 @@ impl Gossip {
             self.plan_push(now, true, None);
         }
         self.pull_due(now, replica);
+        self.repair_due(now, replica);
         self.push_due(now, replica);
     }
 

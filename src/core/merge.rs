@@ -12,23 +12,31 @@ use tidings_proto::op::Counter;
 use super::actors::{ActorIx, Actors, ShortDot, TooManyActors};
 use super::cells::{Cells, Changing};
 use super::counter::{Part, Parts};
-use super::fingerprint::{Fingerprint, Ranges, Rows};
+use super::fingerprint::{Fingerprint, Ranges, Rows, Span};
 use super::mutant::{self, Mutant};
 use super::register::Version;
 use super::state::{ApplyError, State};
-use super::table::Named;
+use super::table::{Named, within_any};
 use super::view::Shape;
 
 impl State {
     /// Merges another state into this one, in one step. Running snapshots of
     /// this state are aborted: too much changes at once for them to follow.
     pub fn merge(&mut self, other: &State) -> Result<(), ApplyError> {
-        self.merge_ranges(other, None)
+        self.merge_ranges(other, None, &[])
     }
 
     /// [`State::merge`] where the other state is only known in some ranges: elsewhere both
     /// hold the same, which no merge changes. Its version vector and parked removals are whole.
-    pub fn merge_ranges(&mut self, other: &State, ranges: Option<&Ranges>) -> Result<(), ApplyError> {
+    ///
+    /// What is here in `rotten` ranges, which lie within the others, is not believed: it is replaced. The
+    /// caller sees to it that the other side has seen all that has been seen here of their keys.
+    pub fn merge_ranges(
+        &mut self,
+        other: &State,
+        ranges: Option<&Ranges>,
+        rotten: &[Span],
+    ) -> Result<(), ApplyError> {
         if mutant::is(Mutant::RoomBeforeUnion)
             && !self.parked.has_room(other.parked.len(), other.parked.bytes())
         {
@@ -50,14 +58,18 @@ impl State {
         }
         match ranges.filter(|ranges| ranges.key() == self.hash_key) {
             _ if mutant::is(Mutant::SnapshotOverMerge) => {}
-            None => self.snapshots.abort_all(),
-            Some(ranges) => {
+            Some(ranges) if rotten.is_empty() => {
                 let starts = self.cells.starts(ranges.spans());
                 starts.into_iter().for_each(|at| self.snapshots.before_change(&self.cells, at));
             }
+            _ => self.snapshots.abort_all(),
         }
+        self.cells.purge(rotten);
         self.merge_common(other, &join, ranges);
-        self.merge_new(other, &join);
+        self.merge_new(other, &join, rotten);
+        if !rotten.is_empty() {
+            self.recount_sums();
+        }
         let rows = Rows { key: self.hash_key, tags: &self.tags };
         for (dot, removal) in other.parked.iter().filter(|_| !mutant::is(Mutant::ParkedLeftBehind)) {
             self.parked.park(rows, join.translate(dot), removal.clone());
@@ -110,8 +122,9 @@ impl State {
         }
     }
 
-    /// Every key that only they have.
-    fn merge_new(&mut self, other: &State, join: &Join) {
+    /// Every key that only they have. What is theirs in rotten ranges is taken as if nothing had been seen here.
+    fn merge_new(&mut self, other: &State, join: &Join, rotten: &[Span]) {
+        let unseen = Join { ours: vec![0; join.ours.len()], ..join.clone() };
         let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
         let rows = Rows { key: *hash_key, tags };
         for theirs in other.cells.iter() {
@@ -120,6 +133,7 @@ impl State {
             if table.get(hash, key).is_some() {
                 continue;
             }
+            let join = if within_any(rotten, hash) { &unseen } else { join };
             let take = |dot: ShortDot, element: Option<&[u8]>| {
                 dot.seq() > join.ours[dot.actor().index()] && !parked.holds(dot, key, element)
             };
@@ -140,6 +154,7 @@ impl State {
 }
 
 /// Both version vectors, as they were before the merge, in our numbering of actors.
+#[derive(Clone)]
 struct Join {
     ours: Vec<u64>,
     theirs: Vec<u64>,

@@ -11,6 +11,7 @@
 //! * [`cells`]: all cells of a key, and the one way to change them
 //! * [`fingerprint`]: what two nodes compare to know whether they hold the same
 //! * [`state`]: all cells and the version vector they belong to; apply and merge
+//! * [`audit`]: whether cells still are what their fingerprints say
 //! * [`replica`]: a state that is written to: own writes, log, readers' view
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
 //! * [`journal`]: what a replica writes to its disk
@@ -22,6 +23,7 @@
 #![warn(missing_docs)]
 
 pub mod actors;
+pub mod audit;
 pub mod block;
 pub mod bounds;
 pub(crate) mod broken;

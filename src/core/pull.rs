@@ -199,7 +199,7 @@ impl Gossip {
     }
 
     /// Asks for what is due, of whoever has it: one request a link at a time.
-    pub(super) fn pull_due(&mut self, now: Now, replica: &Replica) {
+    pub(super) fn pull_due(&mut self, now: Now, replica: &mut Replica) {
         self.expire_flights(now);
         let seen = |actor: ActorIx| replica.state().seen(actor);
         let links = &self.links;

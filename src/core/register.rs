@@ -54,6 +54,12 @@ impl Register {
         found.map(|at| self.0.swap_remove(at))
     }
 
+    /// Flips a bit of the first value: see `State::rot`.
+    #[cfg(any(test, feature = "mutants"))]
+    pub(super) fn rot(&mut self) -> bool {
+        self.0.first_mut().and_then(|version| version.value.first_mut()).map(|byte| *byte ^= 1).is_some()
+    }
+
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Version) -> bool) {
         self.0.retain(|v| keep(v));
     }

@@ -268,10 +268,11 @@ impl Replica {
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
     ) -> Result<(), ApplyError> {
-        self.merge_ranges(staged, seen, parked, blocks, None)
+        self.merge_ranges(staged, seen, parked, blocks, None, &[])
     }
 
     /// [`Replica::merge`] where only some ranges have been staged: in the others both hold the same.
+    /// What is here in `rotten` ones is replaced; on disk it is whole, so a replay merges as ever.
     pub(super) fn merge_ranges(
         &mut self,
         staged: &State,
@@ -279,13 +280,14 @@ impl Replica {
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
         ranges: Option<&Ranges>,
+        rotten: &[Span],
     ) -> Result<(), ApplyError> {
         // Ops applied before the merge stand before it in the log on disk.
         self.settle_pending();
         if mutant::is(Mutant::VolatileFilter) {
             self.state.forget_early();
         }
-        self.state.merge_ranges(staged, ranges)?;
+        self.state.merge_ranges(staged, ranges, rotten)?;
         self.note_closable_of(staged);
         self.entries.push(Entry::MergeBegin { seen, parked });
         self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
@@ -480,7 +482,7 @@ impl Recovery {
                 let spans = spans.into_iter().map(|(start, end)| Span { start, end }).collect();
                 let ranges = Ranges::from_spans(HashKey(key.0, key.1), spans);
                 let ranges = ranges.ok_or_else(|| misplaced("a range that overlaps another"))?;
-                self.state.merge_ranges(&staged, Some(&ranges))?;
+                self.state.merge_ranges(&staged, Some(&ranges), &[])?;
             }
             Entry::Member(member) => {
                 self.members.insert(member.node.to_string(), member);

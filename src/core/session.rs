@@ -11,10 +11,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use rand::RngExt;
 use tidings_proto::cell::ParkedState;
 use tidings_proto::message::{PartSum, RangeParts, Sync};
 use tidings_proto::{Block, Message, SeenEntries, bounds as wire};
 
+use super::actors::ActorIx;
 use super::bounds;
 use super::fingerprint::{Fingerprint, Prefix, Ranges};
 use super::link::{Event, Gossip, LinkId, Now};
@@ -70,6 +72,9 @@ struct Guide {
     ends: u32,
     /// Ranges that have been asked for, or are known to be empty there.
     staged: Vec<Prefix>,
+    /// Ranges whose cells here have rotted and are to be replaced, and what had been seen when that was asked for.
+    rotten: Vec<Prefix>,
+    seen: Vec<u64>,
 }
 
 /// A context merge that this node is sending.
@@ -96,6 +101,8 @@ pub(super) struct Merges {
     ended: Vec<SnapshotId>,
     /// No new one is begun before this moment.
     not_before: u64,
+    /// Ranges whose cells here have rotted.
+    rotten: Vec<Prefix>,
 }
 
 impl Merges {
@@ -178,7 +185,7 @@ impl Gossip {
     }
 
     /// Asks a peer for its state. One such session at a time.
-    pub(super) fn begin_merge(&mut self, now: Now, replica: &Replica, from: LinkId) {
+    pub(super) fn begin_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId) {
         if self.merges.incoming.is_some()
             || self.merges.not_before > now.mono
             || !self.links.contains_key(&from)
@@ -187,6 +194,14 @@ impl Gossip {
         }
         let id = self.fresh_id();
         let guided = self.is_comparable(replica, from);
+        let guide = Guide {
+            rotten: self.merges.rotten.clone(),
+            seen: replica.state().seen.clone(),
+            ..Guide::default()
+        };
+        if guided {
+            replica.watch();
+        }
         self.merges.incoming = Some(Incoming {
             id,
             link: from,
@@ -195,7 +210,7 @@ impl Gossip {
             blocks: Vec::new(),
             bytes: 0,
             granted: 0,
-            guide: guided.then(Guide::default),
+            guide: guided.then_some(guide),
         });
         self.send(from, Message::Sync(Sync::Merge { id, guided }));
     }
@@ -235,12 +250,13 @@ impl Gossip {
         if let Some(old) = self.merges.outgoing.remove(&from) {
             replica.end_snapshot(old.snapshot);
         }
-        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS;
+        // What has rotted is not passed on.
+        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS && self.merges.rotten.is_empty();
         let begun = room
             .then(|| if guided { replica.begin_guided_snapshot() } else { replica.begin_snapshot() })
             .flatten();
         let Some(Begun { id: snapshot, seen, parked }) = begun else {
-            let reason = "too many snapshots are running".into();
+            let reason = "it has no snapshot to give now".into();
             self.send(from, Message::Sync(Sync::Abort { id, reason }));
             return;
         };
@@ -381,11 +397,18 @@ impl Gossip {
         if mutant::is(Mutant::SeenTooEarly) {
             replica.unite_seen(&seen);
         }
+        let has = |ix: ActorIx| staged_seen(&staged, replica.state(), ix);
+        let lacks = |seen: &[u64]| seen.iter().enumerate().any(|(at, seq)| *seq > has(ActorIx(at as u32)));
+        let lacks = incoming.guide.as_ref().is_some_and(|guide| lacks(&guide.seen));
         incoming.context = Some((staged, seen, parked));
         incoming.deadline = now.mono + MERGE_PATIENCE;
         incoming.granted = bounds::BLOCK_CREDIT;
         if let Some(guide) = &mut incoming.guide {
-            replica.watch();
+            if lacks && !guide.rotten.is_empty() {
+                // It gets what it lacks by push and sync; then this is tried again.
+                return self.give_up_merge(now, from, id, "it has not seen all that is to be replaced");
+            }
+            guide.wanted.extend(&guide.rotten);
             match replica.state().fingerprint_of(Prefix::ROOT).keys {
                 0 => guide.wanted.push(Prefix::ROOT),
                 _ => guide.frontier.push_back(Prefix::ROOT),
@@ -481,6 +504,10 @@ impl Gossip {
                 return self.refuse_merge(now, from, id, "too much was written meanwhile");
             };
             let staged = Ranges::new(key, guide.staged.iter().copied());
+            let rotten = Ranges::new(key, guide.rotten.iter().copied());
+            if touched.iter().any(|position| rotten.contains(*position)) {
+                return self.give_up_merge(now, from, id, "what is to be replaced was written to");
+            }
             if !mutant::is(Mutant::SkippedNotChecked) {
                 let outside = touched.iter().filter(|position| !staged.contains(**position));
                 guide.wanted.extend(outside.map(|position| Prefix::of(*position, KEY_BITS)));
@@ -501,8 +528,12 @@ impl Gossip {
         let incoming = self.merges.incoming.take().expect("the caller found it");
         let (staged, seen, parked) = incoming.context.expect("the caller checked");
         let (from, blocks) = (incoming.link, incoming.blocks.len());
+        let rotten = incoming.guide.map(|guide| guide.rotten).unwrap_or_default();
+        let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
         self.absorb(replica, from, &seen);
-        if let Err(error) = replica.merge_ranges(&staged, seen, parked, incoming.blocks, ranges.as_ref()) {
+        if let Err(error) =
+            replica.merge_ranges(&staged, seen, parked, incoming.blocks, ranges.as_ref(), replaced.spans())
+        {
             self.give_up_merge(now, from, incoming.id, &error.to_string());
             // Lack of room here is nobody's offence.
             if error != ApplyError::ParkedFull {
@@ -511,10 +542,40 @@ impl Gossip {
             return;
         }
         self.counts.merges += 1;
+        self.merges.rotten.retain(|range| !rotten.contains(range));
+        self.counts.repaired += rotten.len() as u64;
         self.receive_ahead(now, replica, from);
         let node = self.links[&from].actor.node.clone();
         self.out.events.push(Event::Merged { node, blocks, bytes: incoming.bytes });
         self.plan_push(now, false, Some(from));
+    }
+
+    /// Takes note of ranges whose cells have rotted: they are replaced from whatever peer can.
+    pub fn repair(&mut self, ranges: Vec<Prefix>) {
+        for range in ranges {
+            if !self.merges.rotten.contains(&range) {
+                self.counts.rotten += 1;
+                self.merges.rotten.push(range);
+            }
+        }
+    }
+
+    /// Ranges whose cells have rotted and have not been replaced.
+    pub fn rotten(&self) -> &[Prefix] {
+        &self.merges.rotten
+    }
+
+    /// Asks a peer that orders its cells alike for what has rotted here.
+    pub(super) fn repair_due(&mut self, now: Now, replica: &mut Replica) {
+        if self.merges.rotten.is_empty() {
+            return;
+        }
+        let peers: Vec<LinkId> =
+            self.links.keys().copied().filter(|id| self.is_comparable(replica, *id)).collect();
+        if !peers.is_empty() {
+            let peer = peers[self.rng.random_range(0..peers.len())];
+            self.begin_merge(now, replica, peer);
+        }
     }
 
     fn refuse_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
@@ -577,6 +638,11 @@ impl Gossip {
             replica.unwatch();
         }
     }
+}
+
+/// Up to where a staged state has seen an actor of ours.
+fn staged_seen(staged: &State, ours: &State, actor: ActorIx) -> u64 {
+    staged.actors().find(ours.actors().get(actor)).map_or(0, |there| staged.seen(there))
 }
 
 /// The parts of a range, for the wire.

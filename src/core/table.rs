@@ -225,6 +225,24 @@ impl<T: Named> Table<T> {
         }
     }
 
+    /// Drops all that is in the buckets of some ranges, in ascending order, whatever it is named.
+    /// The fingerprints must then be rebuilt.
+    pub fn purge(&mut self, spans: &[Span]) {
+        for place in self.places(spans) {
+            let items = &mut self.buckets[place].items;
+            self.len -= items.len();
+            items.clear();
+        }
+    }
+
+    /// Adds up anew the fingerprints of all ranges.
+    pub fn rebuild_fingerprints(&mut self) {
+        self.fingerprints = FingerprintTree::default();
+        for bucket in &self.buckets {
+            self.fingerprints.add(bucket.prefix(), bucket.items.iter().map(T::fingerprint).sum());
+        }
+    }
+
     /// The buckets that some ranges, in ascending order, lie in.
     fn places(&self, spans: &[Span]) -> Vec<usize> {
         let mut places: Vec<usize> = Vec::new();

@@ -63,26 +63,31 @@ impl World {
                 self.facts.damaged += 1;
                 // TLS would let none of it pass; what can be read is not believed here either.
                 self.facts.damaged_readable += u64::from(decode_message(&frame[PREFIX..]).is_ok());
+                self.note_hurt(id);
                 self.say(|| format!("{} closes a link for a damaged frame", self.called(to)));
                 self.down(id, 1 - side)?;
             }
             _ => return Ok(true),
         }
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.hurt = true;
-        }
+        self.note_hurt(id);
         Ok(matches!(kind, Kind::Duplicate | Kind::Reorder))
+    }
+
+    fn note_hurt(&mut self, id: u64) {
+        if let Some(conn) = self.conns.get(&id) {
+            self.hurt.extend(conn.ends.iter().map(|end| end.link));
+        }
     }
 
     /// A node takes offence and closes the link, as the live driver does. Only what the
     /// wire did to the link excuses that.
     pub fn offended(&mut self, slot: usize, link: LinkId, reason: &str) -> Check {
         let ends = self.processes[slot].life.as_ref().and_then(|life| life.links.get(&link).copied());
-        let hurt = ends.is_some_and(|(conn, _)| self.conns.get(&conn).is_some_and(|conn| conn.hurt));
-        let Some((conn, side)) = ends.filter(|_| hurt) else {
+        if !self.hurt.contains(&link) {
             return Err(format!("{} takes offence at {link:?}: {reason}", self.called(slot)));
-        };
+        }
         self.facts.offences += 1;
-        self.down(conn, side)
+        // The link may have ended before what came over it was looked at.
+        ends.map_or(Ok(()), |(conn, side)| self.down(conn, side))
     }
 }

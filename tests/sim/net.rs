@@ -47,13 +47,11 @@ pub struct Conn {
     pub squeezed: (u64, u64),
     /// What else ails it, until when.
     pub ills: Vec<(Kind, u64)>,
-    /// Whether a frame of it has been lost, doubled, moved or damaged.
-    pub hurt: bool,
 }
 
 impl Conn {
     pub fn new(ends: [End; 2], latency: (u64, u64)) -> Self {
-        Self { ends, latency, clogged_until: 0, squeezed: (0, 0), ills: Vec::new(), hurt: false }
+        Self { ends, latency, clogged_until: 0, squeezed: (0, 0), ills: Vec::new() }
     }
 }
 

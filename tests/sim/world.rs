@@ -70,6 +70,8 @@ pub struct World {
     pub history: History,
     /// By actor: acknowledged writes that must not be lost.
     pub promised: Seen,
+    /// Links of which a frame has been lost, doubled, moved or damaged.
+    pub hurt: BTreeSet<LinkId>,
     /// Who is not heard by whom, until when.
     pub blocked: BTreeMap<(usize, usize), u64>,
     /// Addresses that operators have told everybody of, once there were faults.
@@ -102,6 +104,7 @@ impl World {
             names: Names::default(),
             history: History::default(),
             promised: Seen::new(),
+            hurt: BTreeSet::new(),
             blocked: BTreeMap::new(),
             meeting: BTreeSet::new(),
             to_empty: None,
