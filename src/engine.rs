@@ -302,9 +302,10 @@ impl Engine {
     /// Begins a checkpoint: its meta, and the snapshot whose blocks belong to it.
     /// All records taken so far, and those that are taken next, are *not* in it:
     /// call it right after [`Engine::take_effects`], under the same lock. None from
-    /// a stopped engine: it may have applied what never reached the disk.
+    /// a stopped engine: it may have applied what never reached the disk; nor while memory
+    /// is known to have rotted.
     pub fn begin_checkpoint(&mut self) -> Option<(SnapshotId, Meta)> {
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || !self.gossip.rotten().is_empty() {
             return None;
         }
         assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");

@@ -228,6 +228,7 @@ fn options(config: &Config, credentials: &Credentials) -> Options {
             value: config.max_value_size.0 as usize,
         },
         max_memory: config.max_memory.0,
+        audit_interval: config.audit_interval,
         checkpoint_bytes: config.checkpoint_size.0,
         store: store::Options {
             segment_bytes: config.segment_size.0,

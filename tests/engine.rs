@@ -92,6 +92,7 @@ fn node() -> (tempfile::TempDir, tidings::node::Node) {
         log_memory: 1 << 20,
         limits: Default::default(),
         max_memory: 0,
+        audit_interval: std::time::Duration::ZERO,
         checkpoint_bytes: 1 << 30,
         store: Default::default(),
         archive: Default::default(),

@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use super::{Edit, Failure, Increment, NewPeer, PATH, Put, Whom, percent_encode};
 use crate::config::ConfigRow;
 use crate::node::api::{
-    BackupRequest, BackupRow, Change, Detail, KeyRow, MemberRow, Page, PeerRow, PullRequest, PushRow, Scan,
-    StatRow, Status, Summary, SyncRow, Text, Written,
+    AuditRow, BackupRequest, BackupRow, Change, Detail, KeyRow, MemberRow, Page, PeerRow, PullRequest,
+    PushRow, Scan, StatRow, Status, Summary, SyncRow, Text, Written,
 };
 
 /// Why a request brought nothing.
@@ -113,6 +113,11 @@ impl Client {
     /// Makes it run anti-entropy.
     pub async fn sync(&self, peer: Option<Name>, all: bool) -> Result<Vec<SyncRow>, ClientError> {
         self.post("/v1/sync", &Whom { peer, all }).await
+    }
+
+    /// Makes it audit itself, and compare itself with a peer or with all.
+    pub async fn audit(&self, peer: Option<Name>) -> Result<Vec<AuditRow>, ClientError> {
+        self.post("/v1/audit", &Whom { peer, all: true }).await
     }
 
     /// Makes it leave the cluster and stop.

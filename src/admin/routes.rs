@@ -34,6 +34,7 @@ pub(super) fn router(operator: Arc<dyn Operator>) -> Router {
         .route("/v1/push", post(push))
         .route("/v1/pull", post(pull))
         .route("/v1/sync", post(sync))
+        .route("/v1/audit", post(audit))
         .route("/v1/leave", post(leave))
         .route("/v1/backup", post(backup))
         .route(
@@ -95,6 +96,11 @@ async fn sync(State(node): Node, payload: Payload) -> Result<Response, Failed> {
         return Err(invalid("either one peer or all"));
     }
     Ok(json(&node.sync(whom.peer, whom.all).await?))
+}
+
+async fn audit(State(node): Node, payload: Payload) -> Result<Response, Failed> {
+    let whom: Whom = body(payload)?;
+    Ok(json(&node.audit(whom.peer).await?))
 }
 
 async fn leave(State(node): Node) -> Result<Response, Failed> {

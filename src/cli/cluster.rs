@@ -6,7 +6,9 @@ use tidings_proto::Name;
 
 use super::print::{self, Out, cell, moment, span};
 use super::{Ask, Bytes};
-use crate::node::api::{MemberRow, PeerRow, PullRequest, PushRow, Standing, StatRow, Status, SyncRow, Text};
+use crate::node::api::{
+    AuditRow, MemberRow, PeerRow, PullRequest, PushRow, Standing, StatRow, Status, SyncRow, Text,
+};
 
 pub(super) async fn status(ask: Ask) -> anyhow::Result<()> {
     let status = ask.client().status().await?;
@@ -197,6 +199,17 @@ pub(super) async fn sync(peer: Option<Name>, all: bool, ask: Ask) -> anyhow::Res
     };
     ask.out().rows(&rows, ["node", "result", "sent", "received", "took", "error"], cells)?;
     all_went_well(rows.iter().filter_map(|row| Some((&row.node, row.error.as_deref()?))))
+}
+
+pub(super) async fn audit(peer: Option<Name>, ask: Ask) -> anyhow::Result<()> {
+    let rows = ask.client().audit(peer).await?;
+    ask.out().rows(&rows, ["place", "found"], |row: &AuditRow| [row.place.clone(), row.found.clone()])?;
+    let faults: Vec<_> = rows.iter().filter(|row| !row.sound).collect();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<_> = faults.into_iter().map(|row| format!("{}: {}", row.place, row.found)).collect();
+    bail!("{}", words.join("\n"))
 }
 
 pub(super) async fn stats(peer: Option<Name>, ask: Ask) -> anyhow::Result<()> {

@@ -71,6 +71,13 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Looks whether memory and disk hold what was put there, and compares with one peer, or with all.
+    Audit {
+        /// The peer.
+        peer: Option<Name>,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// The figures of this node, or of a peer.
     Stats {
         /// The peer.
@@ -245,6 +252,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Command::Push { peer, ask } => cluster::push(peer, ask).await,
             Command::Pull(pull) => cluster::pull(pull).await,
             Command::Sync { peer, all, ask } => cluster::sync(peer, all, ask).await,
+            Command::Audit { peer, ask } => cluster::audit(peer, ask).await,
             Command::Stats { peer, ask } => cluster::stats(peer, ask).await,
             Command::Leave(ask) => cluster::leave(ask).await,
             Command::Backup(backup) => archive::backup(backup).await,

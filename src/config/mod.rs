@@ -151,6 +151,8 @@ knobs! {
     /// An archive that an empty data directory is filled from before the node starts, with the newest checkpoint of the
     /// realm; peers have the rest. Empty for peers alone. An archive that cannot be read stops the start.
     restore_from: Option<Target> = "",
+    /// How often the node looks whether its memory and its disk still hold what was put there. 0 for only when asked.
+    audit_interval: Duration = "10m",
     /// Most Redis clients at once; further ones get an error and are closed.
     max_clients: u32 = "10000",
     /// Memory of the process above which writes are refused with Redis's OOM error; reads and deletes go on.
@@ -340,6 +342,11 @@ impl Config {
                 "archive_secret_key",
                 self.archive_secret_key.is_empty() || !self.archive_access_key.is_empty(),
                 "empty without archive_access_key".to_owned(),
+            ),
+            (
+                "audit_interval",
+                self.audit_interval.is_zero() || self.audit_interval >= second,
+                "0 or 1s or more".to_owned(),
             ),
             ("archive_interval", self.archive_interval >= second, "1s or more".to_owned()),
             ("archive_keep", self.archive_keep >= 1, "1 or more".to_owned()),

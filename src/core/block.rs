@@ -246,6 +246,9 @@ fn load_cell(
         }
         CellState::Counter(part) => {
             let actor = places[part.actor as usize];
+            if part.baseline.is_some_and(|r| r.birth > super::bounds::SEQ) {
+                return Err(malformed("a baseline's birth is too great"));
+            }
             if part.contribution.is_some_and(|e| e.birth > seen[actor.index()]) {
                 return Err(malformed("a contribution is not in its context"));
             }

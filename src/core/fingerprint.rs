@@ -15,7 +15,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use tidings_proto::cell::Tally;
 use tidings_proto::op::Counter;
 
-use super::actors::ShortDot;
+use super::actors::{ActorIx, ShortDot};
 use super::cells::Cells;
 use super::counter::Part;
 use super::mutant::{self, Mutant};
@@ -232,6 +232,10 @@ impl FingerprintTree {
     }
 }
 
+fn parts(dot: ShortDot) -> (ActorIx, u64) {
+    (dot.actor(), dot.seq())
+}
+
 /// Hashes rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
@@ -254,10 +258,17 @@ enum Kind {
 }
 
 impl Rows<'_> {
-    fn row(&self, kind: Kind, position: u64, dot: ShortDot, words: &[u64], bytes: &[u8]) -> Fingerprint {
+    fn row(
+        &self,
+        kind: Kind,
+        position: u64,
+        (actor, seq): (ActorIx, u64),
+        words: &[u64],
+        bytes: &[u8],
+    ) -> Fingerprint {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
-        let tag = self.tags[dot.actor().index()];
-        for word in [kind as u64, position, tag, dot.seq()].iter().chain(words) {
+        let tag = self.tags[actor.index()];
+        for word in [kind as u64, position, tag, seq].iter().chain(words) {
             hasher.write(&word.to_le_bytes());
         }
         hasher.write(bytes);
@@ -267,13 +278,13 @@ impl Rows<'_> {
 
     /// A version of the register of the key at a position.
     pub fn version(&self, position: u64, version: &Version) -> Fingerprint {
-        self.row(Kind::Version, position, version.dot, &[version.stamp.0], &version.value)
+        self.row(Kind::Version, position, parts(version.dot), &[version.stamp.0], &version.value)
     }
 
     /// An add that holds an element in the set of the key at a position.
     pub fn member(&self, position: u64, element: &[u8], dot: ShortDot) -> Fingerprint {
         let element = if mutant::is(Mutant::FingerprintByXor) { &[] } else { element };
-        self.row(Kind::Member, position, dot, &[], element)
+        self.row(Kind::Member, position, parts(dot), &[], element)
     }
 
     /// One actor's part of a counter of the key at a position.
@@ -282,7 +293,7 @@ impl Rows<'_> {
             let Some(tally) = tally else { return Fingerprint::default() };
             let halves = |sum: u128| [sum as u64, (sum >> 64) as u64];
             let ([p, p_high], [n, n_high]) = (halves(tally.p), halves(tally.n));
-            let birth = ShortDot::new(part.actor, tally.birth);
+            let birth = (part.actor, tally.birth);
             self.row(kind, position, birth, &[counter as u64, p, p_high, n, n_high], &[])
         };
         let baseline = part.baseline.as_deref().filter(|_| !mutant::is(Mutant::FingerprintWithoutR));
@@ -299,7 +310,7 @@ impl Rows<'_> {
             Target::Member(element) => (Kind::ParkedMember, &element[..]),
             Target::Set => (Kind::ParkedSet, &[][..]),
         };
-        self.row(kind, self.key.hash(&removal.key), dot, &[], element)
+        self.row(kind, self.key.hash(&removal.key), parts(dot), &[], element)
     }
 
     /// All cells of a key, from scratch.
@@ -319,7 +330,6 @@ impl Rows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::actors::ActorIx;
 
     /// As proto/SPEC.md has it: worked out once, never to be changed.
     #[test]

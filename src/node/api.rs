@@ -399,6 +399,17 @@ pub struct SyncRow {
     pub error: Option<String>,
 }
 
+/// What an audit found in one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// Where: `memory`, `disk`, or a peer by name.
+    pub place: String,
+    /// What was found, in words.
+    pub found: String,
+    /// Whether all is as it should be.
+    pub sound: bool,
+}
+
 /// A request for a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -471,6 +482,9 @@ pub trait Operator: Send + Sync + 'static {
     fn pull(&self, request: PullRequest) -> Answer<'_, Page>;
     /// Runs anti-entropy with a peer, with all that are linked, or with `fanout` of them.
     fn sync(&self, peer: Option<Name>, all: bool) -> Answer<'_, Vec<SyncRow>>;
+    /// Audits memory and disk, and compares the state with that of one peer, or of all.
+    fn audit(&self, peer: Option<Name>) -> Answer<'_, Vec<AuditRow>>;
+
     /// The figures of this node or of a peer.
     fn stats(&self, peer: Option<Name>) -> Answer<'_, Vec<StatRow>>;
     /// Tells the others that this node goes, gives them what they lack, and stops it.

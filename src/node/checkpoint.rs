@@ -112,7 +112,8 @@ impl Node {
             }
         };
         self.finish_effects(effects);
-        let (snapshot, meta) = begun.ok_or("too many snapshots are running")?;
+        let (snapshot, meta) =
+            begun.ok_or("too many snapshots are running, or memory has rotted and waits for a peer")?;
         Ok((snapshot, meta.encode(), ticket.lsn()))
     }
 

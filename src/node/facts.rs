@@ -87,6 +87,10 @@ pub struct StoreFacts {
     pub records: u64,
     /// Bytes appended to the log.
     pub appended_bytes: u64,
+    /// Audits of memory.
+    pub audits: u64,
+    /// Damaged files that audits found.
+    pub damaged: u64,
     /// Checkpoints finished.
     pub checkpoints: u64,
     /// Checkpoints that failed.

@@ -127,6 +127,11 @@ impl Operator for Fake {
         answer(self.scan(Scan { limit: 10, detail, cursor: request.cursor, ..Scan::default() }))
     }
 
+    fn audit(&self, peer: Option<Name>) -> Answer<'_, Vec<AuditRow>> {
+        let place = peer.map_or("memory".into(), |peer| peer.to_string());
+        answer(Ok(vec![AuditRow { place, found: "3 keys, sound".into(), sound: true }]))
+    }
+
     fn sync(&self, peer: Option<Name>, all: bool) -> Answer<'_, Vec<SyncRow>> {
         let Some(node) = peer else {
             return answer(if all {

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+mod audit;
 mod backup;
 mod checkpoint;
 mod commit;
@@ -68,6 +69,7 @@ struct Inner {
     tokens: AtomicU64,
     answers: Mutex<std::collections::BTreeMap<Token, oneshot::Sender<Answer>>>,
     checkpoints: checkpoint::Counts,
+    audits: audit::Counts,
     stopping: AtomicBool,
     gone: watch::Sender<bool>,
     log_records: AtomicU64,
@@ -234,6 +236,7 @@ impl Node {
         self.0.stopping.store(true, Ordering::Release);
         self.0.sync_wanted.notify();
         self.0.checkpoints.look.notify();
+        self.0.audits.look.notify();
         self.0.wake.notify_one();
         self.0.archiver.stop();
         let store = self.0.committer.lock().take_store();

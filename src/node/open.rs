@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -47,6 +47,8 @@ pub struct Options {
     pub limits: Limits,
     /// Memory of the process, in bytes, beyond which clients' writes are refused; 0 for no limit.
     pub max_memory: u64,
+    /// Time between audits of memory and disk; zero for none but those asked for.
+    pub audit_interval: Duration,
     /// Bytes logged between checkpoints.
     pub checkpoint_bytes: u64,
     /// Bounds of the log on disk.
@@ -134,6 +136,7 @@ impl Node {
             tokens: AtomicU64::new(1),
             answers: Mutex::default(),
             checkpoints: super::checkpoint::Counts::default(),
+            audits: super::audit::Counts::default(),
             stopping: AtomicBool::new(false),
             gone: watch::Sender::new(false),
             log_records: AtomicU64::new(0),
@@ -142,17 +145,19 @@ impl Node {
         let node = Self(Arc::new(inner));
         node.commit().map_err(|error| StartError::Write { dir: options.data_dir, reason: error.0 })?;
         let due = Due { bytes: options.checkpoint_bytes, interval };
-        node.start_threads(due, options.max_memory)?;
+        node.start_threads(due, options.max_memory, options.audit_interval)?;
         Ok(node)
     }
 
-    fn start_threads(&self, due: Due, max_memory: u64) -> std::io::Result<()> {
+    fn start_threads(&self, due: Due, max_memory: u64, audits: Duration) -> std::io::Result<()> {
         let node = self.clone();
         std::thread::Builder::new().name("log-sync".into()).spawn(move || node.run_syncs())?;
         let node = self.clone();
         std::thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || node.run_checkpoints(due, max_memory))?;
+        let node = self.clone();
+        std::thread::Builder::new().name("audit".into()).spawn(move || node.run_audits(audits))?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use tidings_proto::Name;
 use super::api::*;
 use super::facts::{NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
 use super::rows::{key_row, scratch};
-use super::{Node, wall_millis};
+use super::{Node, audit, wall_millis};
 use crate::config::{Config, ConfigRow};
 use crate::core::view;
 use crate::engine::{self, Input, LinkId, Write, WriteError};
@@ -277,6 +277,8 @@ impl Node {
             log_bytes: self.0.housekeeper.log_bytes(),
             records: read(&self.0.log_records),
             appended_bytes: read(&self.0.log_bytes),
+            audits: read(&self.0.audits.done),
+            damaged: read(&self.0.audits.damaged),
             checkpoints: read(&counts.written),
             checkpoints_failed: read(&counts.failed),
             checkpoint_time: read(&counts.time),
@@ -489,6 +491,23 @@ impl Operator for Desk {
         })
     }
 
+    fn audit(&self, peer: Option<Name>) -> Answer<'_, Vec<AuditRow>> {
+        Box::pin(async move {
+            let links = self.chosen(peer)?;
+            let node = self.node.clone();
+            let looked = tokio::task::spawn_blocking(move || (node.audit_memory(), node.audit_disk()));
+            let (memory, disk) = looked.await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+            let mut rows = vec![memory_row(memory), disk_row(&disk)];
+            for (id, node) in links {
+                let before = self.node.lock().gossip().counts().diverged;
+                let synced = self.sync_one(id, node).await;
+                let diverged = self.node.lock().gossip().counts().diverged > before;
+                rows.push(peer_row(synced, diverged));
+            }
+            Ok(rows)
+        })
+    }
+
     fn stats(&self, peer: Option<Name>) -> Answer<'_, Vec<StatRow>> {
         Box::pin(async move {
             match peer.filter(|peer| *peer != self.node.about().node) {
@@ -559,3 +578,30 @@ impl Operator for Desk {
 
 /// Keys looked at under one lock.
 const SCAN_STEP: usize = 1_000;
+
+fn memory_row(memory: audit::Memory) -> AuditRow {
+    let audit::Memory { keys, rotten } = memory;
+    let found = match rotten {
+        0 => format!("{keys} keys, sound"),
+        _ => format!("{keys} keys, {rotten} ranges have rotted and are replaced from a peer"),
+    };
+    AuditRow { place: "memory".into(), found, sound: rotten == 0 }
+}
+
+fn disk_row(disk: &audit::Disk) -> AuditRow {
+    let found = match &disk.damaged[..] {
+        [] => format!("{} sealed files, sound", disk.files),
+        damaged => format!("{}; a new checkpoint was written over it", damaged.join("; ")),
+    };
+    AuditRow { place: "disk".into(), found, sound: disk.damaged.is_empty() }
+}
+
+fn peer_row(synced: SyncRow, diverged: bool) -> AuditRow {
+    let (found, sound) = match (synced.result, synced.error) {
+        (_, Some(error)) => (error, false),
+        _ if diverged => ("has seen the same and holds something else".into(), false),
+        (SyncResult::Equal, None) => ("has seen the same and holds the same".into(), true),
+        _ => ("had not seen the same; the rest is on its way, ask again".into(), true),
+    };
+    AuditRow { place: synced.node.to_string(), found, sound }
+}

@@ -37,6 +37,7 @@ impl Home {
             checkpoint_bytes: 1 << 30,
             limits: Default::default(),
             max_memory: 0,
+            audit_interval: std::time::Duration::ZERO,
             store: store::Options { segment_bytes: 1 << 20, ..Default::default() },
             archive: Default::default(),
         };

@@ -108,6 +108,9 @@ impl SegmentHeader {
         if header.first != first {
             return Err(HeaderFault::Broken("the header and the file's name disagree"));
         }
+        if header.synced >= header.first {
+            return Err(HeaderFault::Broken("the header claims the future"));
+        }
         Ok(header)
     }
 }

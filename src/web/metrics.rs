@@ -76,6 +76,12 @@ const READ: &[Metric] = metrics! {
         ]);
     Counter "tidings_divergences_total", "Times that a peer had seen the same writes and held something else: rot, or a bug.",
         |f, to| to.one(f.gossip.diverged);
+    Counter "tidings_audits_total", "Audits of memory.",
+        |f, to| to.one(f.store.audits);
+    Counter "tidings_rotten_total", "What audits found rotten, by place: memory (ranges of keys) or disk (files).",
+        |f, to| to.ways("place", [("memory", f.gossip.rotten), ("disk", f.store.damaged)]);
+    Counter "tidings_repaired_ranges_total", "Ranges of keys in rotten memory that were replaced from a peer.",
+        |f, to| to.one(f.gossip.repaired);
     Counter "tidings_context_merges_total", "Merges of states, by result: committed or aborted.",
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
     Counter "tidings_context_merge_blocks_total", "Blocks of cells in merges of states, by direction.",

@@ -13,6 +13,7 @@ mod resp;
 mod s3;
 
 mod archive;
+mod audit;
 #[cfg(feature = "archive")]
 mod buckets;
 mod commands;
