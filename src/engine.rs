@@ -14,9 +14,9 @@
 #![warn(missing_docs)]
 
 use tidings_proto::message::Stats;
-use tidings_proto::{Actor, Hello, Message, Name};
+use tidings_proto::{Actor, Hello, Message, Name, Run};
 
-pub use crate::core::link::{Answer, Event, GossipCounts, LinkId, Now, Settings, Token};
+pub use crate::core::link::{Answer, DiskRead, Event, GossipCounts, LinkId, Now, Settings, Token};
 pub use crate::core::write::{Limits, Write, WriteError, Written};
 
 use crate::core::actors::TooManyActors;
@@ -62,6 +62,15 @@ pub enum Input {
     },
     /// The deadline has come.
     Tick,
+    /// Ops have been read from the log on disk; none if it does not have them any more, or cannot be read.
+    Read {
+        /// For whom.
+        link: LinkId,
+        /// The request's.
+        id: u64,
+        /// The ops.
+        runs: Vec<Run>,
+    },
     /// An operator asks to offer everything now, to one peer or to all.
     Push {
         /// To whom.
@@ -111,18 +120,23 @@ pub struct Effects {
     pub records: Vec<Vec<u8>>,
     /// How many ops are in them.
     pub ops: u64,
+    /// The number of the last record taken so far: the log numbers them alike.
+    pub last_record: u64,
     /// Then send these.
     pub sends: Vec<(LinkId, Message)>,
     /// Hand these to whoever asked.
     pub answers: Vec<(Token, Answer)>,
     /// Act upon these.
     pub events: Vec<Event>,
+    /// Read these from the log, and come back with [`Input::Read`]. A newer one for a link replaces an older.
+    pub reads: Vec<DiskRead>,
 }
 
 impl Effects {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.sends.is_empty() && self.answers.is_empty() && self.events.is_empty()
+        let Self { records, ops: _, last_record: _, sends, answers, events, reads } = self;
+        records.is_empty() && sends.is_empty() && answers.is_empty() && events.is_empty() && reads.is_empty()
     }
 }
 
@@ -146,7 +160,8 @@ impl Engine {
         seed: u64,
         now: Now,
     ) -> Result<Self, TooManyActors> {
-        let members = Members::new(recovery.members().filter(|member| member.node != actor.node).cloned());
+        let others = recovery.members().filter(|member| member.node != actor.node);
+        let members = Members::new(others.cloned(), recovery.cursors().cloned());
         let replica = recovery.finish(actor, settings.max_clock_drift)?;
         Ok(Self {
             replica,
@@ -171,11 +186,12 @@ impl Engine {
     pub fn handle(&mut self, now: Now, input: Input) {
         let Self { replica, gossip, .. } = self;
         match input {
-            Input::LinkUp { link, hello } => gossip.link_up(now, link, &hello),
-            Input::LinkDown { link } => gossip.link_down(now, link),
+            Input::LinkUp { link, hello } => gossip.link_up(now, replica, link, &hello),
+            Input::LinkDown { link } => gossip.link_down(now, replica, link),
             Input::Writable { link } => gossip.writable(link),
             Input::Dropped { link } => gossip.on_dropped(link),
             Input::Message { link, message } => self.on_message(now, link, message),
+            Input::Read { link, id, runs } => gossip.on_read(replica, link, id, runs),
             Input::Tick => gossip.on_tick(now, replica),
             Input::Push { link } => gossip.push_now(now, link),
             Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),
@@ -230,11 +246,12 @@ impl Engine {
         gossip.settle(now, replica);
         let ops = replica.pending_ops();
         let records = replica.take_records();
-        let Outbox { mut sends, answers, events } = gossip.take_outbox();
+        let last_record = replica.last_record();
+        let Outbox { mut sends, answers, events, reads } = gossip.take_outbox();
         if mutant::is(Mutant::StalePayload) {
             crate::core::broken::later_contexts(&mut sends, replica);
         }
-        Effects { records, ops, sends, answers, events }
+        Effects { records, ops, last_record, sends, answers, events, reads }
     }
 
     /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.
@@ -315,6 +332,8 @@ impl Engine {
             parked,
             ceiling: self.replica.clock_mut().ceiling(),
             members: self.gossip.members().iter().map(|info| info.member.clone()).collect(),
+            shelved: self.replica.log().shelved(self.replica.state().actors()),
+            cursors: self.gossip.cursors(&self.replica),
         };
         Some((snapshot, meta))
     }

@@ -181,6 +181,42 @@ impl Run {
     pub fn iter(&self) -> RunIter<'_> {
         RunIter { run: self, rest: &self.ops, next: 0, failed: false }
     }
+
+    /// The ops from number `first` up to `last`, as many as fit in `budget` bytes but at least
+    /// one, as a run of their own; none if `first` is not among them.
+    ///
+    /// # Errors
+    /// If an op up to there is malformed.
+    ///
+    /// # Panics
+    /// May, if the run does not pass [`Run::check`].
+    pub fn part(&self, first: u64, last: u64, budget: usize) -> Result<Option<Run>, DecodeError> {
+        if first < self.first || first > self.last().min(last) {
+            return Ok(None);
+        }
+        let mut ops = self.iter();
+        let (mut start, mut end, mut count) = (0, 0, 0);
+        loop {
+            let before = self.ops.len() - ops.rest.len();
+            let seq = match ops.next() {
+                Some(op) => op?.0,
+                None => break,
+            };
+            let after = self.ops.len() - ops.rest.len();
+            if seq < first {
+                continue;
+            }
+            if seq == first {
+                start = before;
+            } else if seq > last || after - start > budget {
+                break;
+            }
+            (end, count) = (after, count + 1);
+        }
+        let ops = self.ops[start..end].to_vec();
+        let (actor, actors) = (self.actor.clone(), self.actors.clone());
+        Ok(Some(Run { actor, first, count, base: self.base, actors, ops }))
+    }
 }
 
 /// Walks the ops of a [`Run`].

@@ -75,9 +75,10 @@ pub(super) async fn members(ask: Ask) -> anyhow::Result<()> {
     let rows = ask.client().members().await?;
     let cells = |row: &MemberRow| {
         let state = if row.own { "self".to_owned() } else { format!("{:?}", row.state).to_lowercase() };
-        [row.node.to_string(), row.zone.clone(), state, row.addresses.join(" ")]
+        let unconfirmed = if row.own { String::new() } else { row.unconfirmed.to_string() };
+        [row.node.to_string(), row.zone.clone(), state, unconfirmed, row.addresses.join(" ")]
     };
-    Ok(ask.out().rows(&rows, ["node", "zone", "state", "addresses"], cells)?)
+    Ok(ask.out().rows(&rows, ["node", "zone", "state", "lacks", "addresses"], cells)?)
 }
 
 #[derive(Debug, Args)]

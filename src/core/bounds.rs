@@ -15,6 +15,10 @@ const _: () = assert!(2 * PARKED <= tidings_proto::bounds::PARKED, "what a merge
 pub const BUCKET: usize = 896;
 /// Longest chunk of the op log in memory, in bytes of encoded ops.
 pub const CHUNK: usize = 64 << 10;
+/// Most bytes of ops of which one place on the disk is remembered.
+pub const STRETCH: u64 = 256 << 10;
+/// Most places on the disk that are remembered: enough for 4 GiB of ops in chunks, more in longer stretches.
+pub const STRETCHES: usize = 1 << 16;
 /// Most actors that the ops of one chunk may name.
 pub const CHUNK_ACTORS: usize = 64;
 /// Most bytes of elements in one op; more are split over several ops.

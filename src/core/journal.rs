@@ -8,6 +8,8 @@ use tidings_proto::cell::ParkedState;
 use tidings_proto::message::Member;
 use tidings_proto::{Actor, DecodeError, Run, SeenEntries, Stamp};
 
+use super::shelf::Shelved;
+
 /// One entry of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
@@ -39,6 +41,8 @@ pub enum Entry {
         /// The first and the last position of each, in ascending order.
         spans: Vec<(u64, u64)>,
     },
+    /// What a peer was known to hold when its link went down, in which of its lives.
+    Cursor(Actor, SeenEntries),
 }
 
 impl Entry {
@@ -77,6 +81,10 @@ pub struct Meta {
     pub ceiling: Stamp,
     /// The members known.
     pub members: Vec<Member>,
+    /// Where in the log ops stand, by actor.
+    pub shelved: Vec<Shelved>,
+    /// What peers were known to hold, in which of their lives.
+    pub cursors: Vec<(Actor, SeenEntries)>,
 }
 
 impl Meta {
@@ -90,6 +98,7 @@ impl Meta {
         let meta: Self = postcard::from_bytes(bytes)
             .map_err(|e| DecodeError::Malformed { what: "checkpoint meta", why: e.to_string() })?;
         meta.seen.check()?;
+        meta.cursors.iter().try_for_each(|(_, seen)| seen.check())?;
         Ok(meta)
     }
 }

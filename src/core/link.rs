@@ -9,7 +9,7 @@ use tidings_proto::{Actor, Hello, KeyState, Message, Name, SeenEntries};
 
 use super::actors::ActorIx;
 use super::bounds;
-use super::members::Members;
+use super::members::{Cursor, Members};
 use super::pull::Wants;
 use super::replica::Replica;
 use super::session::Merges;
@@ -98,6 +98,13 @@ impl Link {
     pub fn known(&self, actor: ActorIx) -> u64 {
         self.known.get(actor.index()).copied().unwrap_or(0)
     }
+
+    /// What the peer is known to have, for the time after the link.
+    pub(super) fn cursor(&self, replica: &Replica) -> Cursor {
+        let actors = replica.state().actors().sorted();
+        let known = actors.map(|(actor, ix)| (actor, self.known(ix))).filter(|(_, seq)| *seq > 0);
+        (self.actor.clone(), SeenEntries::from_sorted(known))
+    }
 }
 
 pub(super) fn raise(vector: &mut Vec<u64>, actor: ActorIx, seq: u64) {
@@ -105,6 +112,21 @@ pub(super) fn raise(vector: &mut Vec<u64>, actor: ActorIx, seq: u64) {
         vector.resize(actor.index() + 1, 0);
     }
     vector[actor.index()] = vector[actor.index()].max(seq);
+}
+
+/// Ops that a peer asks for and memory has let go of: to be read from the log on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskRead {
+    /// For whom.
+    pub link: LinkId,
+    /// The request's.
+    pub id: u64,
+    /// Which ops, in the order asked.
+    pub ranges: Vec<tidings_proto::message::Range>,
+    /// The first and the last record that may hold some of them.
+    pub records: (u64, u64),
+    /// About how many bytes of them.
+    pub budget: usize,
 }
 
 /// What the answer to a request of the live zone says.
@@ -195,6 +217,8 @@ pub struct GossipCounts {
     pub repaired: u64,
     /// Ops sent, in pushes, answers and exchanges.
     pub ops_sent: u64,
+    /// Those of them that came from the log on disk.
+    pub ops_from_disk: u64,
     /// Context merges that took place here.
     pub merges: u64,
     /// Context merges that were aborted.
@@ -211,7 +235,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 19] {
+    pub fn figures(&self) -> [(&'static str, u64); 20] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -226,6 +250,7 @@ impl GossipCounts {
             ("rotten", self.rotten),
             ("repaired", self.repaired),
             ("ops_sent", self.ops_sent),
+            ("ops_from_disk", self.ops_from_disk),
             ("merges", self.merges),
             ("merges_aborted", self.merges_aborted),
             ("blocks_sent", self.blocks_sent),
@@ -262,6 +287,7 @@ pub(crate) struct Outbox {
     pub(crate) sends: Vec<(LinkId, Message)>,
     pub(crate) answers: Vec<(Token, Answer)>,
     pub(crate) events: Vec<Event>,
+    pub(crate) reads: Vec<DiskRead>,
 }
 
 /// The protocol: everything a node does because of other nodes.
@@ -282,6 +308,8 @@ pub struct Gossip {
     pub(super) own_pushed: u64,
     /// Requests under way for the live zone, by the id on the wire.
     pub(super) asked: BTreeMap<u64, (LinkId, Token)>,
+    /// Requests for ops that are being read from the disk: the latest of each link.
+    pub(super) reads: BTreeMap<LinkId, super::pull::Reading>,
     next_id: u64,
     /// When to offer again what is not known to have arrived.
     pub(super) tick_at: u64,
@@ -305,6 +333,7 @@ impl Gossip {
             moved: Vec::new(),
             own_pushed: 0,
             asked: BTreeMap::new(),
+            reads: BTreeMap::new(),
             next_id: 0,
             tick_at: 0,
             sync_at: 0,
@@ -368,11 +397,11 @@ impl Gossip {
     }
 
     /// A link came up. Both sides greet with all that they have seen.
-    pub fn link_up(&mut self, now: Now, id: LinkId, hello: &Hello) {
+    pub fn link_up(&mut self, now: Now, replica: &mut Replica, id: LinkId, hello: &Hello) {
         let link = Link {
             actor: hello.actor.clone(),
             zone: hello.zone.clone(),
-            known: Vec::new(),
+            known: self.take_cursor(replica, &hello.actor),
             told: Vec::new(),
             sent: 0,
             greeted: false,
@@ -400,8 +429,11 @@ impl Gossip {
     }
 
     /// A link went down: what it was asked for is asked of others.
-    pub fn link_down(&mut self, now: Now, id: LinkId) {
-        self.links.remove(&id);
+    pub fn link_down(&mut self, now: Now, replica: &mut Replica, id: LinkId) {
+        if let Some(link) = self.links.remove(&id) {
+            self.keep_cursor(replica, &link);
+        }
+        self.reads.remove(&id);
         self.wants.link_down(now, id);
         self.merge_link_down(now, id);
         let lost: BTreeSet<u64> =

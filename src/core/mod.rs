@@ -14,6 +14,7 @@
 //! * [`audit`]: whether cells still are what their fingerprints say
 //! * [`replica`]: a state that is written to: own writes, log, readers' view
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
+//! * [`shelf`]: where on the disk those stand that memory has let go of
 //! * [`journal`]: what a replica writes to its disk
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
@@ -44,6 +45,7 @@ pub mod register;
 pub mod replica;
 pub mod session;
 pub mod set;
+pub mod shelf;
 pub mod snapshot;
 pub mod state;
 pub mod sync;

@@ -72,6 +72,8 @@ pub enum Mutant {
     SecondContext,
     /// A merge needs room for all that the other side has parked, even for what it settles.
     RoomBeforeUnion,
+    /// What a peer held is taken for what it holds in its next life.
+    CursorOfAnotherLife,
 }
 
 #[cfg(feature = "mutants")]
@@ -96,7 +98,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 31] = [
+        pub const ALL: [Self; 32] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -128,6 +130,7 @@ mod active {
             Self::BuriedEarly,
             Self::SecondContext,
             Self::RoomBeforeUnion,
+            Self::CursorOfAnotherLife,
         ];
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An op is encoded once, when it is applied. What is sent to a peer or appended
 //! to the disk is a slice of a chunk with a header in front. At its bound the log
-//! forgets its oldest chunks: that costs bandwidth later, never correctness.
+//! lets go of its oldest chunks and remembers where on the disk they stand; what is
+//! forgotten there too costs bandwidth later, never correctness.
 
 use std::collections::VecDeque;
 
@@ -10,6 +11,7 @@ use tidings_proto::{Actor, Op, Run, Stamp, WireDot};
 
 use super::actors::{ActorIx, Actors, ShortDot};
 use super::bounds;
+use super::shelf::{Shelf, Shelved, Stretch};
 
 /// Consecutive ops of one actor.
 #[derive(Debug, Clone)]
@@ -21,11 +23,19 @@ struct Chunk {
     /// Where each op ends.
     ends: Vec<u32>,
     bytes: Vec<u8>,
+    /// The first and the last record on disk that holds some of them.
+    records: Option<(u64, u64)>,
 }
 
 impl Chunk {
     fn new(first: u64, base: Stamp) -> Self {
-        Self { first, base, table: Vec::new(), ends: Vec::new(), bytes: Vec::new() }
+        Self { first, base, table: Vec::new(), ends: Vec::new(), bytes: Vec::new(), records: None }
+    }
+
+    /// Where it stands on the disk, if anywhere.
+    fn stretch(&self) -> Option<Stretch> {
+        let bytes = self.bytes.len() as u64;
+        self.records.map(|records| Stretch { first: self.first, next: self.next(), records, bytes })
     }
 
     /// One past the number of the last op.
@@ -81,12 +91,13 @@ pub struct OpLog {
     order: VecDeque<ActorIx>,
     bytes: usize,
     bound: usize,
+    shelf: Shelf,
 }
 
 impl OpLog {
     /// A log that keeps about `bound` bytes of encoded ops.
     pub fn new(bound: usize) -> Self {
-        Self { chunks: Vec::new(), order: VecDeque::new(), bytes: 0, bound }
+        Self { chunks: Vec::new(), order: VecDeque::new(), bytes: 0, bound, shelf: Shelf::default() }
     }
 
     /// Bytes of encoded ops held.
@@ -124,13 +135,60 @@ impl OpLog {
         self.bytes += chunk.bytes.len() - before;
     }
 
-    /// Forgets the oldest chunks until the bound holds. The caller has written them to disk.
+    /// Takes note that the ops `first..=last` have been taken for the disk, in a record of that number.
+    pub fn taken(&mut self, actor: ActorIx, first: u64, last: u64, record: u64) {
+        let Some(chunks) = self.chunks.get_mut(actor.index()) else { return };
+        let held = chunks.iter_mut().rev().take_while(|chunk| chunk.next() > first);
+        for chunk in held.filter(|chunk| chunk.first <= last) {
+            let (begin, _) = chunk.records.unwrap_or((record, record));
+            chunk.records = Some((begin, record));
+        }
+    }
+
+    /// Lets go of the oldest chunks until the bound holds. The caller has taken them for the disk.
     pub fn trim(&mut self) {
         while self.bytes > self.bound {
             let Some(actor) = self.order.pop_front() else { break };
             let chunk = self.chunks[actor.index()].pop_front().expect("one entry in `order` a chunk");
             self.bytes -= chunk.bytes.len();
+            if let Some(stretch) = chunk.stretch() {
+                self.shelf.add(actor, stretch);
+            }
         }
+    }
+
+    /// The records on disk that hold ops of an actor from `first` on, about `budget` bytes of
+    /// them; and the last of those ops.
+    pub fn on_disk(&self, actor: ActorIx, first: u64, last: u64, budget: usize) -> Option<(u64, (u64, u64))> {
+        self.shelf.find(actor, first, last, budget)
+    }
+
+    /// Forgets where the ops up to `last` stand on the disk: they are not there any more.
+    pub fn forget(&mut self, actor: ActorIx, last: u64) {
+        self.shelf.forget(actor, last);
+    }
+
+    /// Where on the disk ops stand, those in memory too, for the disk.
+    pub fn shelved(&self, actors: &Actors) -> Vec<Shelved> {
+        let mut shelf = self.shelf.clone();
+        for (actor, chunks) in self.chunks.iter().enumerate() {
+            let stretches = chunks.iter().filter_map(Chunk::stretch);
+            stretches.for_each(|stretch| shelf.add(ActorIx(actor as u32), stretch));
+        }
+        let mut shelved: Vec<Shelved> = Vec::new();
+        for (actor, stretch) in shelf.iter() {
+            let actor = actors.get(actor);
+            match shelved.last_mut().filter(|(last, _)| last == actor) {
+                Some((_, stretches)) => stretches.push(*stretch),
+                None => shelved.push((actor.clone(), vec![*stretch])),
+            }
+        }
+        shelved
+    }
+
+    /// Takes in what an earlier life knew of the disk.
+    pub(super) fn shelve(&mut self, actor: ActorIx, stretches: &[Stretch]) {
+        stretches.iter().for_each(|stretch| self.shelf.add(actor, *stretch));
     }
 
     fn chunk(&self, actor: ActorIx, seq: u64) -> Option<(usize, &Chunk)> {

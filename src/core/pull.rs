@@ -9,7 +9,7 @@ use super::actors::ActorIx;
 use super::block::BlockBuilder;
 use super::bounds;
 use super::cells::Cells;
-use super::link::{Answer, Gossip, LinkId, Now, Token};
+use super::link::{Answer, DiskRead, Gossip, LinkId, Now, Token};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
 use super::state::ApplyError;
@@ -44,6 +44,17 @@ struct Want {
     slow: BTreeSet<LinkId>,
     /// Whose log does not reach back far enough.
     short: BTreeSet<LinkId>,
+}
+
+/// A request for ops that is being answered from the disk.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    id: u64,
+    ranges: Vec<Range>,
+    /// What of it is nowhere.
+    missing: Vec<Range>,
+    /// Whose ops it is read for.
+    first: ActorIx,
 }
 
 /// What this node lacks and knows somebody to have, and what came ahead of its turn.
@@ -298,7 +309,8 @@ impl Gossip {
         }
     }
 
-    /// Answers with as many of the ops as fit a batch, in the order asked.
+    /// Answers with as many of the ops as fit a batch, in the order asked. What only the disk has
+    /// is read first, in an answer of its own.
     fn answer_ops(&mut self, replica: &Replica, from: LinkId, id: u64, ranges: &[Range]) {
         self.counts.pulls_answered += 1;
         let (mut runs, mut missing, mut more) = (Vec::new(), Vec::new(), false);
@@ -316,7 +328,14 @@ impl Gossip {
             }
             let (read, next) = replica.log().read(ix, range.first, last, left, state.actors());
             if read.is_empty() {
-                missing.push(range.clone());
+                match replica.log().on_disk(ix, range.first, last, wire::BATCH) {
+                    Some((_, records)) if runs.is_empty() => {
+                        let reading = Reading { id, ranges: ranges.to_vec(), missing, first: ix };
+                        return self.read_ops(from, reading, records);
+                    }
+                    Some(_) => more = true,
+                    None => missing.push(range.clone()),
+                }
                 continue;
             }
             let read = if mutant::is(Mutant::ValuesLeftOut) {
@@ -341,6 +360,38 @@ impl Gossip {
         }
         self.counts.ops_sent += runs.iter().map(|run: &Run| u64::from(run.count)).sum::<u64>();
         self.send(from, Message::Pull(Pull::Batch { id, runs, missing, more }));
+    }
+
+    /// Has ops read from the disk. A newer request of a peer replaces an older one.
+    fn read_ops(&mut self, link: LinkId, reading: Reading, records: (u64, u64)) {
+        let (id, ranges) = (reading.id, reading.ranges.clone());
+        self.out.reads.push(DiskRead { link, id, ranges, records, budget: wire::BATCH });
+        self.reads.insert(link, reading);
+    }
+
+    /// Answers with what has been read from the disk. If that is nothing, the log there does not reach back so far.
+    pub fn on_read(&mut self, replica: &mut Replica, link: LinkId, id: u64, runs: Vec<Run>) {
+        let Some(Reading { ranges, mut missing, first, .. }) =
+            self.reads.extract_if(link..=link, |_, reading| reading.id == id).next().map(|(_, r)| r)
+        else {
+            return;
+        };
+        let name = replica.state().actors().get(first).clone();
+        let Some(asked) = ranges.iter().find(|range| range.actor == name) else { return };
+        if !runs.iter().any(|run| run.actor == name) {
+            replica.log_mut().forget(first, asked.first);
+            missing.push(asked.clone());
+        }
+        for run in runs.iter().filter(|run| run.actor == *replica.actor()) {
+            if let Some(link) = self.links.get_mut(&link) {
+                link.sent = link.sent.max(run.last());
+            }
+        }
+        let ops = runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
+        self.counts.ops_sent += ops;
+        self.counts.ops_from_disk += ops;
+        // Whatever else was asked for, or is left of this, is asked for again.
+        self.send(link, Message::Pull(Pull::Batch { id, runs, missing, more: ops > 0 }));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one message")]

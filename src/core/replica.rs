@@ -2,7 +2,7 @@
 //! keeps each for the disk and for whoever lacks it.
 
 use tidings_proto::cell::ParkedState;
-use tidings_proto::{Actor, Block, Counter, Op, Run, SeenEntries, Stamp};
+use tidings_proto::{Actor, Block, Counter, Name, Op, Run, SeenEntries, Stamp};
 
 use super::actors::{ActorIx, ShortDot, TooManyActors};
 use super::block::parked_states;
@@ -11,6 +11,7 @@ use super::cells::Cells;
 use super::clock::Clock;
 use super::fingerprint::{Ranges, Span};
 use super::journal::Entry;
+use super::members::Cursor;
 use super::mutant::{self, Mutant};
 use super::oplog::OpLog;
 use super::parked::Room;
@@ -57,6 +58,8 @@ pub struct Replica {
     pending: Vec<(ActorIx, u64, u64)>,
     /// Other entries not yet taken for the disk. They go before the ops.
     entries: Vec<Entry>,
+    /// The number of the last record taken for the disk.
+    record: u64,
     /// Own contributions that a received op has reset in full: to be closed.
     closable: Vec<Box<[u8]>>,
     counts: OpCounts,
@@ -84,6 +87,7 @@ impl Replica {
             log: OpLog::new(log_bound),
             pending: Vec::new(),
             entries: vec![Entry::Incarnation(actor.clone())],
+            record: 0,
             closable: Vec::new(),
             counts: OpCounts::default(),
             limits: Limits::default(),
@@ -365,15 +369,27 @@ impl Replica {
         }
         for entry in self.entries.drain(..) {
             record = entry.encode(record);
+            if let Entry::Run(run) = &entry
+                && let Some(actor) = self.state.actors.find(&run.actor)
+            {
+                self.log.taken(actor, run.first, run.last(), self.record + 1);
+            }
             if record.len() >= bounds::RECORD {
                 records.push(std::mem::take(&mut record));
+                self.record += 1;
             }
         }
         if !record.is_empty() {
             records.push(record);
+            self.record += 1;
         }
         self.log.trim();
         records
+    }
+
+    /// The number of the last record taken for the disk; the log there numbers them alike.
+    pub fn last_record(&self) -> u64 {
+        self.record
     }
 
     /// The places of all actors known.
@@ -408,6 +424,9 @@ pub struct Recovery {
     ceiling: Stamp,
     staged: Option<State>,
     members: std::collections::BTreeMap<String, tidings_proto::message::Member>,
+    cursors: std::collections::BTreeMap<Name, Cursor>,
+    /// The number of the record that is being read, or of the last one.
+    record: u64,
 }
 
 impl Recovery {
@@ -422,6 +441,8 @@ impl Recovery {
             ceiling: Stamp::default(),
             staged: None,
             members: std::collections::BTreeMap::new(),
+            cursors: std::collections::BTreeMap::new(),
+            record: 0,
         }
     }
 
@@ -430,11 +451,16 @@ impl Recovery {
         self.state = self.state.staged(&meta.seen, &meta.parked)?;
         self.ceiling = meta.ceiling;
         self.members = meta.members.into_iter().map(|m| (m.node.to_string(), m)).collect();
+        self.cursors = meta.cursors.into_iter().map(|c| (c.0.node.clone(), c)).collect();
+        for (actor, stretches) in meta.shelved {
+            let actor = self.state.intern(&actor)?;
+            self.log.shelve(actor, &stretches);
+        }
         Ok(())
     }
 
-    /// A record from before the checkpoint: its ops are kept for whoever lacks them.
-    pub fn retained(&mut self, record: &[u8]) -> Result<(), ApplyError> {
+    /// A record from before the checkpoint, and its number: its ops are kept for whoever lacks them.
+    pub fn retained(&mut self, number: u64, record: &[u8]) -> Result<(), ApplyError> {
         for entry in super::journal::entries(record) {
             let Entry::Run(run) = entry? else { continue };
             run.check()?;
@@ -445,6 +471,7 @@ impl Recovery {
                 let op = State::shorten(&op, run.base, &places)?;
                 self.log.append(place_dot(places[0], seq)?, &op);
             }
+            self.log.taken(places[0], run.first, run.last(), number);
             self.log.trim();
         }
         Ok(())
@@ -455,8 +482,9 @@ impl Recovery {
         self.state.load(&Block::decode(block)?)
     }
 
-    /// A record of the log after the checkpoint.
-    pub fn record(&mut self, record: &[u8]) -> Result<(), ApplyError> {
+    /// A record of the log after the checkpoint, and its number.
+    pub fn record(&mut self, number: u64, record: &[u8]) -> Result<(), ApplyError> {
+        self.record = number;
         super::journal::entries(record).try_for_each(|entry| self.entry(entry?))
     }
 
@@ -489,6 +517,10 @@ impl Recovery {
             }
             Entry::Forget(node) => {
                 self.members.remove(&node);
+                self.cursors.retain(|name, _| name.as_str() != node);
+            }
+            Entry::Cursor(actor, seen) => {
+                self.cursors.insert(actor.node.clone(), (actor, seen));
             }
         }
         Ok(())
@@ -509,6 +541,7 @@ impl Recovery {
             self.state.apply(dot, &op)?;
             self.log.append(dot, &op);
         }
+        self.log.taken(places[0], run.first, run.last(), self.record);
         self.log.trim();
         Ok(())
     }
@@ -523,11 +556,22 @@ impl Recovery {
         self.members.values()
     }
 
+    /// What peers were known to hold.
+    pub fn cursors(&self) -> impl Iterator<Item = &Cursor> {
+        self.cursors.values()
+    }
+
+    /// The log ends with the record of that number: the next one follows it.
+    pub fn ends_at(&mut self, number: u64) {
+        self.record = number;
+    }
+
     /// The replica, as a new life of the node.
     pub fn finish(self, actor: &Actor, max_clock_drift_millis: u64) -> Result<Replica, TooManyActors> {
         let clock = Clock::new(self.ceiling, max_clock_drift_millis);
         let mut replica = Replica::new(self.state, actor, clock, 0)?;
         replica.log = self.log;
+        replica.record = self.record;
         replica.set_parked_room(Room::default());
         Ok(replica)
     }

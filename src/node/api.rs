@@ -146,6 +146,8 @@ pub struct MemberRow {
     pub addresses: Vec<String>,
     /// Whether it is the node that answers.
     pub own: bool,
+    /// How many ops that this node has it is not known to have. Of one that is away: by what it last said.
+    pub unconfirmed: u64,
 }
 
 /// A peer: a member or an address that this node has, or seeks, a link to.

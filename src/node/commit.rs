@@ -128,6 +128,7 @@ impl Node {
 
     /// Hands over answers and acts upon events. Not under the committer's lock.
     pub(super) fn finish_effects(&self, effects: Effects) {
+        self.0.handoff.ask(effects.reads);
         for (token, answer) in effects.answers {
             if let Some(tell) = self.0.answers.lock().remove(&token) {
                 // Whoever asked may have given up.
@@ -147,6 +148,7 @@ impl Node {
     ) -> Result<(Ticket, Effects), CommitError> {
         let written = committer.append(&effects.records).map_err(|error| self.fail(error.to_string()))?;
         if !effects.records.is_empty() {
+            assert_eq!(written, effects.last_record, "the engine numbers records as the log does");
             let bytes: usize = effects.records.iter().map(Vec::len).sum();
             self.0.timings.commit_ops.record(effects.ops as f64);
             self.0.log_records.fetch_add(effects.records.len() as u64, Ordering::Relaxed);

@@ -80,7 +80,7 @@ impl Operator for Fake {
     fn members(&self) -> Vec<MemberRow> {
         let node = "fake".parse().unwrap();
         let (zone, state) = (self.zone.lock().clone(), MemberState::Alive);
-        vec![MemberRow { node, zone, state, addresses: vec![], own: true }]
+        vec![MemberRow { node, zone, state, addresses: vec![], own: true, unconfirmed: 0 }]
     }
 
     fn peers(&self) -> Vec<PeerRow> {

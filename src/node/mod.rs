@@ -15,6 +15,7 @@ mod commit;
 mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
+mod handoff;
 mod open;
 mod operator;
 mod rows;
@@ -54,6 +55,7 @@ struct Inner {
     /// Links whose queue was full, to be reported to the engine.
     dropped: Mutex<Vec<LinkId>>,
     housekeeper: Housekeeper,
+    handoff: handoff::Handoff,
     archiver: Archiver,
     transport: std::sync::OnceLock<Arc<dyn Transport>>,
     clock: Clock,
@@ -237,6 +239,7 @@ impl Node {
         self.0.sync_wanted.notify();
         self.0.checkpoints.look.notify();
         self.0.audits.look.notify();
+        self.0.handoff.look.notify();
         self.0.wake.notify_one();
         self.0.archiver.stop();
         let store = self.0.committer.lock().take_store();

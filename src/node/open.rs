@@ -123,6 +123,7 @@ impl Node {
             sync_wanted: super::commit::Signal::default(),
             dropped: Mutex::new(Vec::new()),
             housekeeper,
+            handoff: super::handoff::Handoff::default(),
             archiver,
             transport: std::sync::OnceLock::new(),
             clock,
@@ -158,6 +159,8 @@ impl Node {
             .spawn(move || node.run_checkpoints(due, max_memory))?;
         let node = self.clone();
         std::thread::Builder::new().name("audit".into()).spawn(move || node.run_audits(audits))?;
+        let node = self.clone();
+        std::thread::Builder::new().name("handoff".into()).spawn(move || node.run_handoff())?;
         Ok(())
     }
 }
@@ -171,12 +174,13 @@ fn recover(options: &Options, recovery: store::Recovery) -> Result<(Engine, stor
         .replay(|item| -> Result<(), ApplyError> {
             match item {
                 Recovered::Checkpoint { meta, .. } => replica.meta(crate::core::journal::Meta::decode(meta)?),
-                Recovered::Retained { payload, .. } => replica.retained(payload),
+                Recovered::Retained { lsn, payload } => replica.retained(lsn, payload),
                 Recovered::Block(block) => replica.block(block),
-                Recovered::Record { payload, .. } => replica.record(payload),
+                Recovered::Record { lsn, payload } => replica.record(lsn, payload),
             }
         })
         .map_err(|error| StartError::Replay { dir: options.data_dir.clone(), reason: error.to_string() })?;
+    replica.ends_at(report.last_lsn);
     let actor = Actor { node: options.node.clone(), incarnation: rng.random() };
     let now = crate::engine::Now { mono: 0, wall: wall_millis() };
     let engine = Engine::new(replica, &actor, options.settings.clone(), rng.random(), now)

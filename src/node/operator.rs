@@ -1,5 +1,6 @@
 //! What operators may ask, answered.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -346,17 +347,29 @@ impl Operator for Desk {
             state: MemberState::Alive,
             addresses: self.addresses.lock().advertised.clone(),
             own: true,
+            unconfirmed: 0,
         };
-        let linked = |node: &Name| engine.gossip().links().any(|(_, link)| link.actor.node == *node);
+        let replica = engine.replica();
+        let linked =
+            |node: &Name| engine.gossip().links().map(|(_, link)| link).find(|link| link.actor.node == *node);
         let others = engine.gossip().members().iter().map(|info| {
-            let state = match (info.left, linked(&info.member.node)) {
+            let link = linked(&info.member.node);
+            let state = match (info.left, link) {
                 (true, _) => MemberState::Left,
-                (false, true) => MemberState::Alive,
-                (false, false) => MemberState::Away,
+                (false, Some(_)) => MemberState::Alive,
+                (false, None) => MemberState::Away,
             };
+            let last = engine.gossip().members().cursor(&info.member.node);
+            let last: BTreeMap<_, _> = last.iter().flat_map(|(_, seen)| seen.iter()).collect();
+            let known = |actor| match link {
+                Some(link) => link.known(actor),
+                None => last.get(replica.state().actors().get(actor)).copied().unwrap_or(0),
+            };
+            let unconfirmed =
+                replica.places().map(|actor| replica.state().seen(actor).saturating_sub(known(actor))).sum();
             let (node, zone) = (info.member.node.clone(), info.member.zone.clone());
             let addresses = info.member.addresses.clone();
-            MemberRow { node, zone, state, addresses, own: false }
+            MemberRow { node, zone, state, addresses, own: false, unconfirmed }
         });
         let mut rows: Vec<_> = std::iter::once(own).chain(others).collect();
         rows.sort_by(|a, b| a.node.cmp(&b.node));

@@ -98,36 +98,28 @@ impl Housekeeper {
     }
 
     /// Reads records from number `from` on, until `visit` returns false or the log, as it was at the call, ends.
-    /// Meant for what memory has let go of: two reads a record, and a walk from the start of the segment.
+    /// Meant for what memory has let go of: two reads a record, and a walk from the nearest place that is known.
     pub fn read_from(&self, from: Lsn, mut visit: impl FnMut(Lsn, &[u8]) -> bool) -> Result<(), ReadError> {
         let mut next = from;
-        let mut buf = Vec::new();
         let written = self.shared.state.lock().written;
-        while next <= written {
-            let segment = {
+        let mut done = false;
+        while next <= written && !done {
+            let (segment, last) = {
                 let state = self.shared.state.lock();
                 let oldest = state.oldest();
-                let segment = state.segments.iter().rev().find(|s| s.first <= next);
-                segment.ok_or(ReadError::Gone { lsn: next, oldest })?.clone()
+                let at = state.segments.partition_point(|s| s.first <= next);
+                let at = at.checked_sub(1).ok_or(ReadError::Gone { lsn: next, oldest })?;
+                let last = state.segments.get(at + 1).map_or(written, |following| following.first - 1);
+                (state.segments[at].clone(), last.min(written))
             };
             let Some(file) = self.open(&segment, next)? else {
                 continue;
             };
-            let mut walk =
-                Walk { file: &*file, segment: &segment, at: HEADER_BYTES as u64, lsn: segment.first };
-            while walk.at < segment.bytes && walk.lsn <= written {
-                let wanted = walk.lsn >= next;
-                let kind = walk.step(wanted, &mut buf)?;
-                if !wanted {
-                    continue;
-                }
-                next = walk.lsn;
-                let payload = &buf[RECORD_HEADER_BYTES..];
-                if kind == Kind::Data && !visit(next - 1, payload) {
-                    return Ok(());
-                }
-            }
-            assert!(walk.lsn >= next, "a segment ends where the next begins");
+            let (lsn, at) = segment.place(next);
+            let mut walk = Walk { file: &*file, segment, at, lsn };
+            let walked = walk.read(&mut next, last, &mut visit);
+            self.shared.state.lock().learn_places(walk.segment);
+            done = walked?;
         }
         Ok(())
     }
@@ -145,12 +137,36 @@ impl Housekeeper {
 /// A reader's place in a segment.
 struct Walk<'a> {
     file: &'a dyn DiskFile,
-    segment: &'a Segment,
+    segment: Segment,
     at: u64,
     lsn: Lsn,
 }
 
 impl Walk<'_> {
+    /// Visits the records from `next` up to `last`, all of which are in the segment; whether no more are wanted.
+    fn read(
+        &mut self,
+        next: &mut Lsn,
+        last: Lsn,
+        visit: &mut impl FnMut(Lsn, &[u8]) -> bool,
+    ) -> Result<bool, ReadError> {
+        let mut buf = Vec::new();
+        while self.lsn <= last {
+            let wanted = self.lsn >= *next;
+            let kind = self.step(wanted, &mut buf)?;
+            if !wanted {
+                continue;
+            }
+            *next = self.lsn;
+            let payload = &buf[RECORD_HEADER_BYTES..];
+            if kind == Kind::Data && !visit(*next - 1, payload) {
+                return Ok(true);
+            }
+        }
+        *next = last + 1;
+        Ok(false)
+    }
+
     /// Goes past one record; if it is `wanted`, `buf` holds all of it and it is verified.
     fn step(&mut self, wanted: bool, buf: &mut Vec<u8>) -> Result<Kind, ReadError> {
         buf.clear();
@@ -179,6 +195,7 @@ impl Walk<'_> {
                 Next::Bad(found) => return Err(self.damaged(found)),
             };
         }
+        self.segment.note(self.lsn, self.at);
         self.at += whole;
         self.lsn += 1;
         Ok(kind)
@@ -234,7 +251,23 @@ impl Shared {
     }
 }
 
+impl Segment {
+    /// The last place that is known not to be behind a record.
+    fn place(&self, lsn: Lsn) -> (Lsn, u64) {
+        let known = self.places.partition_point(|(there, _)| *there <= lsn);
+        known.checked_sub(1).map_or((self.first, HEADER_BYTES as u64), |at| self.places[at])
+    }
+}
+
 impl State {
+    /// Keeps what a walk has found out about a segment.
+    fn learn_places(&mut self, walked: Segment) {
+        let known = self.segments.iter_mut().find(|segment| segment.first == walked.first);
+        if let Some(segment) = known.filter(|segment| segment.places.len() < walked.places.len()) {
+            segment.places = walked.places;
+        }
+    }
+
     fn oldest(&self) -> Lsn {
         self.segments.front().expect("a log has a segment").first
     }

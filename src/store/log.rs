@@ -10,7 +10,9 @@ use super::checkpoint::{CheckpointError, CheckpointWriter};
 use super::disk::{Disk, DiskError, DiskFile};
 use super::housekeeping::Housekeeper;
 use super::segment::{self, HEADER_BYTES, Kind, RECORD_HEADER_BYTES, SegmentHeader};
-use super::{BUFFER_KEPT_BYTES, Lsn, MAX_LSN, MAX_RECORD_BYTES, MAX_UNSYNCED_SEGMENTS, Options};
+use super::{
+    BUFFER_KEPT_BYTES, Lsn, MAX_LSN, MAX_RECORD_BYTES, MAX_UNSYNCED_SEGMENTS, Options, PLACES_BYTES,
+};
 
 /// An open data directory. One thread owns it and appends.
 #[derive(Debug)]
@@ -92,6 +94,17 @@ pub(super) struct Segment {
     pub(super) created_ms: u64,
     /// Bytes in use: header and records.
     pub(super) bytes: u64,
+    /// Where some records begin, in order and about [`PLACES_BYTES`] apart, as far as it is known.
+    pub(super) places: Vec<(Lsn, u64)>,
+}
+
+impl Segment {
+    /// Takes note of where a record begins, if it is far enough from the last of which that is known.
+    pub(super) fn note(&mut self, lsn: Lsn, at: u64) {
+        if at >= self.places.last().map_or(HEADER_BYTES as u64, |(_, last)| *last) + PLACES_BYTES {
+            self.places.push((lsn, at));
+        }
+    }
 }
 
 /// A segment that a sync has to visit.
@@ -196,6 +209,7 @@ impl Store {
         state.since_checkpoint += bytes;
         let segment = state.segments.back_mut().expect("a log has a segment");
         assert_eq!(segment.first, self.first);
+        segment.note(lsn, segment.bytes);
         segment.bytes = self.at;
         Ok(lsn)
     }
@@ -338,6 +352,7 @@ impl State {
             first: header.first,
             created_ms: header.created_ms,
             bytes: HEADER_BYTES as u64,
+            places: Vec::new(),
         });
         self.log_bytes += HEADER_BYTES as u64;
         self.unsynced.push(Unsynced { first: header.first, file, new });

@@ -64,6 +64,8 @@ pub const KEPT_CHECKPOINTS: usize = 2;
 const CHECKPOINT_SYNC_BYTES: u64 = 64 << 20;
 /// Bytes the search behind a damaged record may put through the checksum before it gives up.
 const SEARCH_BUDGET_BYTES: usize = 1 << 30;
+/// How far apart the records are of which it is remembered where in a segment they begin.
+const PLACES_BYTES: u64 = 256 << 10;
 /// The append buffer is given back after a batch larger than this.
 const BUFFER_KEPT_BYTES: usize = 4 << 20;
 /// Greatest number that a file's name has digits for.

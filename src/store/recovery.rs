@@ -406,8 +406,10 @@ fn report(found: &Inventory, chosen: &Chosen, scan: &Scan) -> Report {
 }
 
 fn state(found: &Inventory, chosen: &Chosen, scan: &Scan, segments: &[&Scanned]) -> State {
-    let segments: Vec<_> =
-        segments.iter().map(|s| Segment { first: s.first, created_ms: s.created_ms, bytes: s.end }).collect();
+    let segments: Vec<_> = segments
+        .iter()
+        .map(|s| Segment { first: s.first, created_ms: s.created_ms, bytes: s.end, places: Vec::new() })
+        .collect();
     let mut checkpoints = found.checkpoints.clone();
     checkpoints.retain(|lsn| chosen.checkpoint.is_some_and(|c| *lsn <= c));
     let surplus = checkpoints.len().saturating_sub(KEPT_CHECKPOINTS);

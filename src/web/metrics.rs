@@ -88,6 +88,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways("direction", [("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received)]);
     Counter "tidings_ops_sent_total", "Ops sent to peers, in pushes, answers and exchanges.",
         |f, to| to.one(f.gossip.ops_sent);
+    Counter "tidings_ops_from_disk_total", "Those of them that came from the log on disk, for peers that were away for long.",
+        |f, to| to.one(f.gossip.ops_from_disk);
     Counter "tidings_ops_applied_total", "Ops applied, by source: local or remote.",
         |f, to| to.ways("source", [("local", f.ops.written), ("remote", f.ops.received)]);
     Counter "tidings_ops_rejected_total", "Ops received and not applied, by reason: duplicate, early or refused.",

@@ -22,6 +22,7 @@ mod crash;
 mod dev;
 mod disk;
 mod doors;
+mod handoff;
 mod metrics;
 mod redis;
 mod restore;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use tidings::core::bounds;
 use tidings::core::journal::{Entry, Meta, entries};
 use tidings::core::replica::Recovery;
+use tidings::core::shelf::Gather;
 use tidings::core::snapshot::{SnapshotId, Step};
 use tidings::core::state::State;
 use tidings::core::table::HashKey;
@@ -144,6 +145,13 @@ impl World {
                 Some(back) if !full => self.nodes[to].inbox.push_back((back, message)),
                 _ => self.handle(at, Input::Dropped { link }),
             }
+        }
+        for read in effects.reads {
+            let (first, last) = (read.records.0 as usize, read.records.1 as usize);
+            let mut gather = Gather::new(read.ranges, read.budget);
+            let records = &self.nodes[at].disk[first - 1..last];
+            let _ = records.iter().all(|record| gather.record(record));
+            self.handle(at, Input::Read { link: read.link, id: read.id, runs: gather.finish() });
         }
         self.bounds_hold(at);
     }
@@ -316,7 +324,8 @@ impl World {
 
     fn recovered(&self, at: usize) -> Recovery {
         let mut recovery = Recovery::new(HASH_KEYS[at], self.log_bound);
-        self.nodes[at].disk.iter().for_each(|record| recovery.record(record).unwrap());
+        let records = (1..).zip(&self.nodes[at].disk);
+        records.for_each(|(number, record)| recovery.record(number, record).unwrap());
         recovery
     }
 

@@ -26,7 +26,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(journal::Meta::decode(&meta.encode()), Ok(meta));
     }
     let mut recovery = Recovery::new(HashKey(1, 2), 1 << 20);
-    if recovery.record(data).is_ok() {
+    if recovery.record(1, data).is_ok() {
         let entries: Vec<_> = journal::entries(data).map(Result::unwrap).collect();
         let again = entries.iter().fold(Vec::new(), |record, entry| entry.encode(record));
         assert!(journal::entries(&again).map(Result::unwrap).eq(entries));

@@ -239,7 +239,7 @@ impl Nodes {
 
     fn restore(&self, node: Id, actor: &Actor) -> Replica {
         let mut recovery = Recovery::new(HashKey(self.get(node).at as u64, 77), 0);
-        self.disk(node).into_iter().for_each(|record| recovery.record(record).unwrap());
+        (1..).zip(self.disk(node)).for_each(|(number, record)| recovery.record(number, record).unwrap());
         let replica = recovery.finish(actor, DRIFT).unwrap();
         assert_eq!(dump(replica.state()), self.get(node).dump, "a restart changes nothing");
         replica

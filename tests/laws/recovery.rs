@@ -131,8 +131,8 @@ fn a_merge_left_uncommitted_is_void_in_the_next_life() {
     // What would go on with it now is not what was written.
     for rest in [&disk[begin + 1], &Entry::MergeCommit.encode(Vec::new())] {
         let mut recovery = Recovery::new(KEY, 0);
-        broken.iter().for_each(|record| recovery.record(record).unwrap());
-        assert!(recovery.record(rest).is_err());
+        (1..).zip(&broken).for_each(|(number, record)| recovery.record(number, record).unwrap());
+        assert!(recovery.record(1 + broken.len() as u64, rest).is_err());
     }
 }
 

@@ -92,8 +92,8 @@ fn a_replay_over_a_checkpoint_that_is_ahead_changes_nothing() {
         recovery.block(&block).unwrap();
     }
     write(&mut replica, Write::Remove { key: b"k", elements: &[&[0]] });
-    for record in replica.take_records() {
-        recovery.record(&record).unwrap();
+    for (number, record) in (1..).zip(replica.take_records()) {
+        recovery.record(number, &record).unwrap();
     }
     let actor = Actor { incarnation: 99, ..replica.actor().clone() };
     let recovered = recovery.finish(&actor, 500).unwrap();

@@ -588,8 +588,8 @@ pub fn stage(at: &State, begun: &Begun, blocks: &[Vec<u8>]) -> State {
 
 pub fn recovered(disk: &[Vec<u8>], hash_key: HashKey, log_bound: usize, actor: &Actor) -> Replica {
     let mut recovery = Recovery::new(hash_key, log_bound);
-    for record in disk {
-        recovery.record(record).unwrap();
+    for (number, record) in (1..).zip(disk) {
+        recovery.record(number, record).unwrap();
     }
     recovery.finish(actor, DRIFT).unwrap()
 }

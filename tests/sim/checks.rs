@@ -70,6 +70,7 @@ impl World {
         let sets = dump.parked.iter().any(|(_, target, _)| *target == Target::Set);
         self.facts.parked_sets += u64::from(sets);
         self.check_figures(slot, &stand, parked.len())?;
+        self.check_cursors(slot)?;
         self.check_read(slot, dump.seen)
     }
 

@@ -1,7 +1,9 @@
 //! What disks do to processes: syncs that take their time, what they make durable, and rot.
 
 use rand::RngExt;
-use tidings::store::{Disk, Fsync, Lsn, MemDisk, OpenError};
+use tidings::core::shelf::Gather;
+use tidings::engine::{DiskRead, Input, LinkId};
+use tidings::store::{Disk, Fsync, Lsn, MemDisk, OpenError, ReadError};
 use tidings_proto::Stamp;
 
 use crate::names::{Seen, at, raise};
@@ -134,6 +136,34 @@ impl World {
             self.note_synced(slot, &mut life, durable);
             self.processes[slot].life = Some(life);
         }
+    }
+
+    /// Reading back takes its time too.
+    pub fn plan_reads(&mut self, slot: usize, life: &mut Life, reads: Vec<DiskRead>) {
+        let slow = self.processes[slot].slow_until > self.now;
+        for read in reads {
+            let after = self.rng.faults.random_range(20..if slow { 2_000_000 } else { 5_000 });
+            self.push(after, Due::Read { slot, life: life.id, link: read.link });
+            life.reads.insert(read.link, read);
+        }
+    }
+
+    /// Ops have been read back for a peer.
+    pub fn read_log(&mut self, slot: usize, link: LinkId) -> Check {
+        let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+        let Some(read) = life.reads.remove(&link) else { return Ok(()) };
+        let (id, (first, last)) = (read.id, read.records);
+        let mut gather = Gather::new(read.ranges, read.budget);
+        let outcome = life.housekeeper.read_from(first, |lsn, record| gather.record(record) && lsn < last);
+        if let Err(error) = outcome {
+            self.facts.reads_failed += 1;
+            let rotten = self.processes[slot].rot != Rot::No;
+            if matches!(error, ReadError::Damaged { .. }) && !rotten {
+                return Err(format!("{} cannot read its log back: {error}", self.called(slot)));
+            }
+            self.say(|| format!("{} cannot read its log back: {error}", self.called(slot)));
+        }
+        self.handle(slot, Input::Read { link, id, runs: gather.finish() })
     }
 
     /// A disk has lost something, as it may: what only it held is promised no longer.

@@ -59,6 +59,8 @@ facts! {
     /// Starts that refused a damaged file, and starts from a damaged disk that went well.
     rot_refused, rot_outlived,
     slow_syncs,
+    /// Ops sent from the log on disk, and reads of it that did not find them or failed.
+    ops_from_disk, reads_failed,
     /// Sets of fifty elements or more that were added at once, and sets emptied by a delete.
     huge_sets, clears,
     /// Looks at a node that found keys in conflict, and removals of all kinds that wait.
@@ -106,6 +108,9 @@ impl Facts {
         if faultless && calm && self.duplicates > 8 + once / 100 {
             let twice = self.duplicates;
             return Err(format!("efficiency: {twice} of {once} ops came twice without any fault"));
+        }
+        if plan.profile == Profile::CatchUp && faultless && self.merges > 0 {
+            return Err(format!("efficiency: {} context merges where the log reaches back", self.merges));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod args;
 mod checks;
 mod clients;
+mod cursors;
 mod disks;
 mod dump;
 mod facts;

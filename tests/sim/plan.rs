@@ -241,6 +241,11 @@ impl Plan {
             plan.log_memory = 1 << 20;
             (plan.parked, plan.ahead) = (bounds::PARKED, bounds::AHEAD);
             plan.queue_frames = 64;
+            if profile == Profile::CatchUp {
+                // What memory has let go of is on the disk.
+                plan.log_memory = pick(rng, &[300, 1 << 20]);
+                (plan.store.retain_bytes, plan.store.retain_age_ms) = (1 << 30, 3_600_000);
+            }
             plan.latency = pick(rng, &[(50, 300), (500, 3_000), (5_000, 20_000)]);
             plan.bandwidth = 100_000;
         }

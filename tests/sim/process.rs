@@ -13,7 +13,7 @@ use tidings::core::replica::Recovery;
 use tidings::core::snapshot::SnapshotId;
 use tidings::core::state::ApplyError;
 use tidings::core::table::HashKey;
-use tidings::engine::{Effects, Engine, Event, Input, LinkId, Now};
+use tidings::engine::{DiskRead, Effects, Engine, Event, Input, LinkId, Now};
 use tidings::store::{
     CheckpointWriter, DiskError, Fsync, Housekeeper, Lsn, MemDisk, OpenError, Recovered, ReplayError, Store,
     Syncer,
@@ -117,6 +117,8 @@ pub struct Life {
     pub questions: BTreeSet<u64>,
     /// A sync is under way.
     pub syncing: bool,
+    /// What peers wait for from the log on disk.
+    pub reads: BTreeMap<LinkId, DiskRead>,
     /// What a reader saw last: the vector then, the key, and what it showed.
     pub read: Option<(Seen, Vec<u8>, Shown)>,
 }
@@ -170,13 +172,13 @@ impl World {
         let replayed = recovery.replay(|item| -> Result<(), ApplyError> {
             match item {
                 Recovered::Checkpoint { meta, .. } => recovered.meta(Meta::decode(meta)?),
-                Recovered::Retained { payload, .. } => recovered.retained(payload),
+                Recovered::Retained { lsn, payload } => recovered.retained(lsn, payload),
                 Recovered::Block(block) => recovered.block(block),
-                Recovered::Record { payload, .. } => recovered.record(payload),
+                Recovered::Record { lsn, payload } => recovered.record(lsn, payload),
             }
         });
         match replayed {
-            Ok(_) => {}
+            Ok(report) => recovered.ends_at(report.last_lsn),
             Err(ReplayError::Disk(error)) => return self.start_later(slot, error),
             Err(error) => return Err(format!("{} cannot replay its log: {error:?}", self.called(slot))),
         }
@@ -207,6 +209,7 @@ impl World {
     /// Takes the counts of a life that ends into those of the run.
     pub fn sum_up(&mut self, life: &Life) {
         self.facts.duplicates += life.engine.replica().counts().duplicate;
+        self.facts.ops_from_disk += life.engine.gossip().counts().ops_from_disk;
         self.facts.merges_aborted += life.engine.gossip().counts().merges_aborted;
     }
 
@@ -237,6 +240,7 @@ impl World {
             sent: (0, 0),
             questions: BTreeSet::new(),
             syncing: false,
+            reads: BTreeMap::new(),
             read: None,
         };
         let replica = life.engine.replica_mut();
@@ -297,6 +301,7 @@ impl World {
         let outcome = self.carry_out(slot, &mut life, context, &mut effects)?;
         let events = std::mem::take(&mut effects.events);
         self.facts.answers += effects.answers.len() as u64;
+        self.plan_reads(slot, &mut life, std::mem::take(&mut effects.reads));
         self.processes[slot].life = Some(life);
         match outcome {
             Outcome::Died(death) => return self.die(slot, death),
@@ -330,6 +335,7 @@ impl World {
             self.dispatch(slot, life, sends)?;
         }
         let busy = !effects.records.is_empty() || !effects.sends.is_empty();
+        let mut last = effects.last_record;
         for (record, (gain, stamp)) in effects.records.iter().zip(gains) {
             if let Some(death) = self.boundary(slot) {
                 return Ok(Outcome::Died(death));
@@ -340,6 +346,7 @@ impl World {
             let store = life.store.as_mut().expect("an open store");
             match store.append(wall, record) {
                 Ok(lsn) => {
+                    last = lsn;
                     gain.iter().enumerate().for_each(|(actor, seq)| raise(&mut floor.least, actor, *seq));
                     life.gains.push_back((lsn, gain));
                     let logged = &mut self.processes[slot].stamp;
@@ -352,6 +359,9 @@ impl World {
                     return Ok(Outcome::Failed);
                 }
             }
+        }
+        if last != effects.last_record {
+            return Err(format!("the log ends with {last}, the engine with {}", effects.last_record));
         }
         if busy && let Some(death) = self.boundary(slot) {
             return Ok(Outcome::Died(death));
