@@ -19,7 +19,7 @@
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
-//! * [`session`]: context merges, where no log reaches
+//! * [`session`]: context merges, where no log reaches: the receiver; `outgoing`: the sender
 
 #![warn(missing_docs)]
 
@@ -38,6 +38,7 @@ pub mod members;
 pub mod merge;
 pub mod mutant;
 pub mod oplog;
+pub(crate) mod outgoing;
 pub mod parked;
 pub mod pull;
 pub mod push;

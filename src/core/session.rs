@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt;
 use tidings_proto::cell::ParkedState;
-use tidings_proto::message::{PartSum, RangeParts, Sync};
+use tidings_proto::message::{RangeParts, Sync};
 use tidings_proto::{Block, Message, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
@@ -21,15 +21,13 @@ use super::bounds;
 use super::fingerprint::{Fingerprint, Prefix, Ranges};
 use super::link::{Event, Gossip, LinkId, Now};
 use super::mutant::{self, Mutant};
+use super::outgoing::Outgoing;
 use super::replica::Replica;
-use super::snapshot::{Begun, SnapshotId, Step};
+use super::snapshot::SnapshotId;
 use super::state::{ApplyError, State};
 
 /// How long a context merge may be silent before it is given up; microseconds.
 const MERGE_PATIENCE: u64 = 15_000_000;
-
-/// How long the receiver of one may be silent: its patience, and time for blocks in flight; microseconds.
-const OUTGOING_PATIENCE: u64 = 60_000_000;
 
 /// How long to wait after a session that failed; microseconds.
 const REST: u64 = 1_000_000;
@@ -77,32 +75,17 @@ struct Guide {
     seen: Vec<u64>,
 }
 
-/// A context merge that this node is sending.
-#[derive(Debug)]
-struct Outgoing {
-    id: u64,
-    snapshot: SnapshotId,
-    guided: bool,
-    sent: u32,
-    credit: u32,
-    /// How many requests for cells have come, and how many have been answered in full. The
-    /// whole state is asked for once, by asking for it at all.
-    fetches: u32,
-    ends: u32,
-    deadline: u64,
-}
-
 /// Context merges under way.
 #[derive(Debug, Default)]
 pub(super) struct Merges {
     incoming: Option<Incoming>,
-    outgoing: BTreeMap<LinkId, Outgoing>,
+    pub(super) outgoing: BTreeMap<LinkId, Outgoing>,
     /// Snapshots whose receivers are gone.
-    ended: Vec<SnapshotId>,
+    pub(super) ended: Vec<SnapshotId>,
     /// No new one is begun before this moment.
     not_before: u64,
     /// Ranges whose cells here have rotted.
-    rotten: Vec<Prefix>,
+    pub(super) rotten: Vec<Prefix>,
 }
 
 impl Merges {
@@ -120,7 +103,7 @@ impl Merges {
         self.incoming.as_mut().filter(|incoming| incoming.link == link && incoming.id == id)
     }
 
-    fn outgoing_of(&mut self, link: LinkId, id: u64) -> Option<&mut Outgoing> {
+    pub(super) fn outgoing_of(&mut self, link: LinkId, id: u64) -> Option<&mut Outgoing> {
         self.outgoing.get_mut(&link).filter(|outgoing| outgoing.id == id)
     }
 }
@@ -239,137 +222,6 @@ impl Gossip {
             Sync::End { id, number, blocks } => self.on_end(now, replica, from, id, number, blocks),
             Sync::Abort { id, reason: _ } => self.on_abort(now, replica, from, id),
             Sync::Syn { .. } | Sync::Ack { .. } | Sync::Ack2 { .. } => unreachable!("not of a session"),
-        }
-    }
-}
-
-/// The sender's side.
-impl Gossip {
-    /// One snapshot is left for the checkpoint, whoever else asks for one.
-    fn on_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, guided: bool) {
-        if let Some(old) = self.merges.outgoing.remove(&from) {
-            replica.end_snapshot(old.snapshot);
-        }
-        // What has rotted is not passed on.
-        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS && self.merges.rotten.is_empty();
-        let begun = room
-            .then(|| if guided { replica.begin_guided_snapshot() } else { replica.begin_snapshot() })
-            .flatten();
-        let Some(Begun { id: snapshot, seen, parked }) = begun else {
-            let reason = "it has no snapshot to give now".into();
-            self.send(from, Message::Sync(Sync::Abort { id, reason }));
-            return;
-        };
-        let deadline = now.mono + OUTGOING_PATIENCE;
-        let fetches = u32::from(!guided);
-        self.merges
-            .outgoing
-            .insert(from, Outgoing { id, snapshot, guided, sent: 0, credit: 0, fetches, ends: 0, deadline });
-        self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
-    }
-
-    fn on_credit(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {
-        let Some(outgoing) = self.merges.outgoing_of(from, id) else { return };
-        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
-        outgoing.credit = outgoing.credit.saturating_add(blocks).min(bounds::BLOCK_CREDIT);
-        self.send_blocks(replica, from);
-    }
-
-    fn on_narrow(
-        &mut self,
-        now: Now,
-        replica: &mut Replica,
-        from: LinkId,
-        id: u64,
-        number: u32,
-        ranges: &[u64],
-    ) {
-        let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
-        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
-        let snapshot = outgoing.snapshot;
-        let mut answer = Vec::with_capacity(ranges.len());
-        for number in ranges {
-            let Some(range) = Prefix::numbered(*number).filter(|range| range.has_parts()) else {
-                return self.misbehaved(from, "it asks for parts of a range that has none");
-            };
-            let Some(parts) = replica.snapshot_parts(snapshot, range) else {
-                return self.overtaken(replica, from);
-            };
-            answer.push(told(&parts));
-        }
-        self.send(from, Message::Sync(Sync::Parts { id, number, parts: answer }));
-    }
-
-    fn on_fetch(
-        &mut self,
-        now: Now,
-        replica: &mut Replica,
-        from: LinkId,
-        id: u64,
-        number: u32,
-        ranges: &[u64],
-    ) {
-        let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
-        outgoing.deadline = now.mono + OUTGOING_PATIENCE;
-        if number != outgoing.fetches + 1 && !mutant::is(Mutant::FetchesUnnumbered) {
-            return;
-        }
-        outgoing.fetches = number;
-        let mut ranges: Vec<Prefix> = ranges.iter().filter_map(|number| Prefix::numbered(*number)).collect();
-        ranges.sort_unstable_by_key(|range| range.span());
-        replica.ask_snapshot(outgoing.snapshot, ranges.into_iter());
-        self.send_blocks(replica, from);
-    }
-
-    /// As many blocks as there is credit for, and the ends of what has been sent in full.
-    fn send_blocks(&mut self, replica: &mut Replica, from: LinkId) {
-        let Some(outgoing) = self.merges.outgoing.get_mut(&from) else { return };
-        let id = outgoing.id;
-        let mut sends = Vec::new();
-        let mut over = false;
-        while outgoing.credit > 0 && outgoing.ends < outgoing.fetches && !over {
-            match replica.step_snapshot(outgoing.snapshot) {
-                Step::Block(block) => {
-                    sends.push(Sync::Block { id, index: outgoing.sent, block });
-                    outgoing.sent += 1;
-                    outgoing.credit -= 1;
-                }
-                Step::Done => {
-                    let numbers = if outgoing.guided { outgoing.ends + 1..=outgoing.fetches } else { 0..=0 };
-                    sends.extend(numbers.map(|number| Sync::End { id, number, blocks: outgoing.sent }));
-                    outgoing.ends = outgoing.fetches;
-                    over = !outgoing.guided;
-                }
-                Step::Aborted => return self.overtaken(replica, from),
-            }
-        }
-        if over {
-            replica.end_snapshot(outgoing.snapshot);
-            self.merges.outgoing.remove(&from);
-        }
-        self.counts.blocks_sent += sends.iter().filter(|s| matches!(s, Sync::Block { .. })).count() as u64;
-        sends.into_iter().for_each(|sync| self.send(from, Message::Sync(sync)));
-    }
-
-    /// A merge here has taken the ground from under a snapshot.
-    fn overtaken(&mut self, replica: &mut Replica, from: LinkId) {
-        if let Some(outgoing) = self.merges.outgoing.remove(&from) {
-            replica.end_snapshot(outgoing.snapshot);
-            let reason = "the snapshot was overtaken by a merge".into();
-            self.send(from, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
-        }
-    }
-
-    /// Something for the link was dropped. If it was a block, the session cannot
-    /// be completed; all else is offered or asked for again.
-    pub(crate) fn on_dropped(&mut self, link: LinkId) {
-        if let Some(outgoing) = self.merges.outgoing.remove(&link) {
-            self.merges.ended.push(outgoing.snapshot);
-            let reason = "the link cannot keep up".into();
-            self.send(link, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
-        }
-        if let Some(link) = self.links.get_mut(&link) {
-            link.busy = false;
         }
     }
 }
@@ -643,15 +495,4 @@ impl Gossip {
 /// Up to where a staged state has seen an actor of ours.
 fn staged_seen(staged: &State, ours: &State, actor: ActorIx) -> u64 {
     staged.actors().find(ours.actors().get(actor)).map_or(0, |there| staged.seen(there))
-}
-
-/// The parts of a range, for the wire.
-fn told(parts: &[Fingerprint; 16]) -> RangeParts {
-    let held = parts.iter().enumerate().filter(|(_, part)| part.keys > 0);
-    let (mut present, mut sums) = (0, Vec::new());
-    for (n, part) in held {
-        present |= 1 << n;
-        sums.push(PartSum(part.short()));
-    }
-    RangeParts { present, sums }
 }
