@@ -26,6 +26,7 @@ use crate::core::link::{Gossip, Outbox};
 use crate::core::members::Members;
 use crate::core::mutant::{self, Mutant};
 use crate::core::replica::{Recovery, Replica};
+use crate::core::session::Merges;
 use crate::core::snapshot::{Begun, SnapshotId, Step};
 
 /// What can happen to a node, besides a client's write.
@@ -154,7 +155,7 @@ impl Engine {
     /// be nothing), as `actor`, whose incarnation must be fresh. `seed` decides
     /// what the protocol leaves to chance.
     pub fn new(
-        recovery: Recovery,
+        mut recovery: Recovery,
         actor: &Actor,
         settings: Settings,
         seed: u64,
@@ -162,10 +163,11 @@ impl Engine {
     ) -> Result<Self, TooManyActors> {
         let others = recovery.members().filter(|member| member.node != actor.node);
         let members = Members::new(others.cloned(), recovery.cursors().cloned());
+        let merges = Merges::new(recovery.take_leftover(), now);
         let replica = recovery.finish(actor, settings.max_clock_drift)?;
         Ok(Self {
             replica,
-            gossip: Gossip::new(settings, members, seed, now),
+            gossip: Gossip::new(settings, members, merges, seed, now),
             stopped: None,
             out_of_memory: false,
         })
@@ -327,6 +329,7 @@ impl Engine {
         }
         assert!(!self.replica.has_pending(), "a checkpoint begins where a record ended");
         let Begun { id: snapshot, seen, parked } = self.replica.begin_snapshot()?;
+        self.gossip.log_merge_again(&mut self.replica);
         let meta = Meta {
             seen,
             parked,

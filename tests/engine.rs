@@ -91,6 +91,7 @@ fn node() -> (tempfile::TempDir, tidings::node::Node) {
         fsync: Default::default(),
         log_memory: 1 << 20,
         limits: Default::default(),
+        ready_lag: 1 << 20,
         max_memory: 0,
         audit_interval: std::time::Duration::ZERO,
         checkpoint_bytes: 1 << 30,
@@ -197,7 +198,7 @@ fn a_second_context_ends_the_merge() {
     let mut a = engine("a");
     let id = asks_for_a_merge(&mut a);
     for _ in 0..2 {
-        msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![] }));
+        msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![], keys: 1 }));
     }
     let events = a.take_effects(now(2)).events;
     assert!(events.iter().any(|event| matches!(event, Event::Misbehaved { .. })), "{events:?}");
@@ -213,7 +214,7 @@ fn a_merge_without_room_is_nobodys_offence() {
     let id = asks_for_a_merge(&mut a);
     let key = b"k".to_vec();
     let parked = ParkedState { key, target: ParkedTarget::Register, actor: actor("b"), seq: 9 };
-    msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![parked] }));
+    msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![parked], keys: 1 }));
     msg(&mut a, 1, Message::Sync(Sync::End { id, number: 0, blocks: 0 }));
     let effects = a.take_effects(now(2));
     let offended = effects.events.iter().any(|event| matches!(event, Event::Misbehaved { .. }));

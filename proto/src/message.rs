@@ -183,6 +183,8 @@ pub enum Sync {
         /// Parked removals of the same moment.
         #[serde(deserialize_with = "limit::parked")]
         parked: Vec<ParkedState>,
+        /// How many keys the snapshot holds: a hint of how much is to come.
+        keys: u64,
     },
     /// The receiver can take this many more blocks.
     Credit {

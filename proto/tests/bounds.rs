@@ -156,11 +156,11 @@ fn messages_are_bounded() {
     });
     at_most("runs", bounds::RUNS, |n| Message::Sync(Sync::Ack2 { id: 1, runs: vec![run(1); n] }));
     at_most("version vector", bounds::SEEN, |n| {
-        Message::Sync(Sync::Context { id: 1, seen: seen(n), parked: vec![] })
+        Message::Sync(Sync::Context { id: 1, seen: seen(n), parked: vec![], keys: 0 })
     });
     at_most("parked removals", bounds::PARKED, |n| {
         let parked = ParkedState { key: vec![], target: ParkedTarget::Set, actor: actor(1), seq: 1 };
-        Message::Sync(Sync::Context { id: 1, seen: seen(1), parked: vec![parked; n] })
+        Message::Sync(Sync::Context { id: 1, seen: seen(1), parked: vec![parked; n], keys: 0 })
     });
     at_most("ranges", bounds::NARROW, |n| {
         Message::Sync(Sync::Narrow { id: 1, number: 1, ranges: vec![1; n] })
@@ -422,7 +422,7 @@ fn cells_are_bounded() {
 
     let parked = |key, target| {
         let parked = vec![ParkedState { key: vec![0; key], target, actor: actor(1), seq: 1 }];
-        Message::Sync(Sync::Context { id: 1, seen: seen(1), parked })
+        Message::Sync(Sync::Context { id: 1, seen: seen(1), parked, keys: 0 })
     };
     at_most("key", bounds::KEY, |n| parked(n, ParkedTarget::Register));
     at_most("element", bounds::ELEMENT, |n| parked(0, ParkedTarget::Member(ByteBuf::from(vec![0; n]))));
@@ -442,7 +442,7 @@ fn cells_that_cannot_exist_are_refused() {
         let parked = vec![ParkedState { key: vec![], target: ParkedTarget::Set, actor: actor(1), seq }];
         malformed(
             "parked removal",
-            read_message(&Message::Sync(Sync::Context { id: 1, seen: seen(1), parked })),
+            read_message(&Message::Sync(Sync::Context { id: 1, seen: seen(1), parked, keys: 0 })),
         );
     }
 }

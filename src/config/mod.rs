@@ -119,9 +119,9 @@ knobs! {
     fanout: u32 = "3",
     /// How far ahead of the own clock a remote timestamp may pull this node's timestamps. No write is refused for it.
     max_clock_drift: Duration = "500ms",
-    /// Size of recent ops kept in memory for peers that lack them. A peer that lacks older ones gets whole states.
+    /// Size of recent ops kept in memory for peers that lack them. Older ones are read from the log on disk.
     log_memory: Size = "64MiB",
-    /// Size of the log on disk. A member that was away while more was written catches up by comparing whole states.
+    /// Size of the log on disk. A member that was away while more was written catches up by comparing states.
     log_disk: Size = "1GiB",
     /// Age after which the log on disk is cut; see `log_disk`.
     log_age: Duration = "7d",
@@ -153,6 +153,9 @@ knobs! {
     restore_from: Option<Target> = "",
     /// How often the node looks whether its memory and its disk still hold what was put there. 0 for only when asked.
     audit_interval: Duration = "10m",
+    /// How many writes that peers are known to have the node may lack and still be ready. More, and it says that it is
+    /// not, until it has caught up; it answers all the same.
+    ready_lag: u32 = "100000",
     /// Most Redis clients at once; further ones get an error and are closed.
     max_clients: u32 = "10000",
     /// Memory of the process above which writes are refused with Redis's OOM error; reads and deletes go on.

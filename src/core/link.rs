@@ -170,7 +170,7 @@ pub enum Event {
         /// The peer.
         node: Name,
         /// Blocks received.
-        blocks: usize,
+        blocks: u32,
         /// Bytes received.
         bytes: usize,
     },
@@ -227,6 +227,8 @@ pub struct GossipCounts {
     pub blocks_sent: u64,
     /// Blocks received in context merges.
     pub blocks_received: u64,
+    /// Blocks that earlier sessions had left and were not received again.
+    pub blocks_reused: u64,
     /// Own incarnations given up because somebody knew more of their writes.
     pub incarnations_changed: u64,
     /// Messages refused as malformed or out of place.
@@ -235,7 +237,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 20] {
+    pub fn figures(&self) -> [(&'static str, u64); 21] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -255,6 +257,7 @@ impl GossipCounts {
             ("merges_aborted", self.merges_aborted),
             ("blocks_sent", self.blocks_sent),
             ("blocks_received", self.blocks_received),
+            ("blocks_reused", self.blocks_reused),
             ("incarnations_changed", self.incarnations_changed),
             ("refused", self.refused),
         ]
@@ -319,12 +322,12 @@ pub struct Gossip {
 
 impl Gossip {
     /// A protocol with no links. `seed` decides every choice that it leaves to chance.
-    pub fn new(settings: Settings, members: Members, seed: u64, now: Now) -> Self {
+    pub(crate) fn new(settings: Settings, members: Members, merges: Merges, seed: u64, now: Now) -> Self {
         let mut gossip = Self {
             settings,
             links: BTreeMap::new(),
             wants: Wants::default(),
-            merges: Merges::default(),
+            merges,
             members,
             rng: StdRng::seed_from_u64(seed),
             out: Outbox::default(),
@@ -467,6 +470,7 @@ impl Gossip {
             self.out.events.push(Event::NoIncarnation(error.to_string()));
             return;
         }
+        self.log_merge_again(replica);
         self.counts.incarnations_changed += 1;
         self.own_pushed = 0;
         self.links.values_mut().for_each(|link| link.sent = 0);
@@ -476,6 +480,12 @@ impl Gossip {
     /// How many linked peers are known to have an own write.
     pub fn holders(&self, actor: ActorIx, seq: u64) -> usize {
         self.links.values().filter(|link| link.known(actor) >= seq).count()
+    }
+
+    /// How many writes linked peers are known to have and this node lacks.
+    pub fn lag(&self, replica: &Replica) -> u64 {
+        let known = |actor| self.links.values().map(|link| link.known(actor)).max().unwrap_or(0);
+        replica.places().map(|actor| known(actor).saturating_sub(replica.state().seen(actor))).sum()
     }
 
     /// Whether the link is up.
@@ -499,6 +509,7 @@ impl Gossip {
     /// replica's records have been written.
     pub fn settle(&mut self, now: Now, replica: &mut Replica) {
         self.end_lost_sessions(replica);
+        self.take_left_over(now, replica);
         self.save_members(replica);
         self.own_elsewhere(replica, 0);
         if self.links.is_empty() {

@@ -19,7 +19,8 @@
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
-//! * [`session`]: context merges, where no log reaches: the receiver; `outgoing`: the sender
+//! * [`session`]: context merges, where no log reaches: the receiver; `outgoing`: the sender;
+//!   `leftover`: what one that broke off has left
 
 #![warn(missing_docs)]
 
@@ -33,6 +34,7 @@ pub mod clock;
 pub mod counter;
 pub mod fingerprint;
 pub mod journal;
+pub(crate) mod leftover;
 pub mod link;
 pub mod members;
 pub mod merge;

@@ -74,6 +74,8 @@ pub enum Mutant {
     RoomBeforeUnion,
     /// What a peer held is taken for what it holds in its next life.
     CursorOfAnotherLife,
+    /// What an earlier session has left is taken for what the peer holds now.
+    LeftoverNotCompared,
 }
 
 #[cfg(feature = "mutants")]
@@ -98,7 +100,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 32] = [
+        pub const ALL: [Self; 33] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -131,6 +133,7 @@ mod active {
             Self::SecondContext,
             Self::RoomBeforeUnion,
             Self::CursorOfAnotherLife,
+            Self::LeftoverNotCompared,
         ];
     }
 }

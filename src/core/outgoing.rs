@@ -15,7 +15,7 @@ const OUTGOING_PATIENCE: u64 = 60_000_000;
 
 /// A context merge that this node is sending.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     pub(super) id: u64,
     pub(super) snapshot: SnapshotId,
     guided: bool,
@@ -49,7 +49,8 @@ impl Gossip {
         self.merges
             .outgoing
             .insert(from, Outgoing { id, snapshot, guided, sent: 0, credit: 0, fetches, ends: 0, deadline });
-        self.send(from, Message::Sync(Sync::Context { id, seen, parked }));
+        let keys = replica.state().fingerprint_of(Prefix::ROOT).keys;
+        self.send(from, Message::Sync(Sync::Context { id, seen, parked, keys }));
     }
 
     pub(super) fn on_credit(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, blocks: u32) {

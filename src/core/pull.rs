@@ -18,6 +18,10 @@ use super::state::ApplyError;
 /// has to deliver before the op is asked for; microseconds.
 pub(super) const GRACE: u64 = 250_000;
 
+/// A peer that lacks more ops than this, and than there are cells, gets the state rather than the log on
+/// disk: most of what it would read there has been overwritten since.
+const LOG_OPS: u64 = 1 << 14;
+
 /// The shortest and the longest time that a request is given; microseconds.
 const PATIENCE: (u64, u64) = (500_000, 10_000_000);
 
@@ -316,6 +320,8 @@ impl Gossip {
         let (mut runs, mut missing, mut more) = (Vec::new(), Vec::new(), false);
         let mut left = wire::BATCH;
         let state = replica.state();
+        let lacking: u64 = ranges.iter().map(|range| range.last.saturating_sub(range.first) + 1).sum();
+        let by_state = lacking > LOG_OPS && lacking >= state.tallies().keys + state.tallies().members;
         for range in ranges {
             let Some(ix) = state.actors().find(&range.actor) else { continue };
             let last = range.last.min(state.seen(ix));
@@ -329,6 +335,7 @@ impl Gossip {
             let (read, next) = replica.log().read(ix, range.first, last, left, state.actors());
             if read.is_empty() {
                 match replica.log().on_disk(ix, range.first, last, wire::BATCH) {
+                    Some(_) if by_state => missing.push(range.clone()),
                     Some((_, records)) if runs.is_empty() => {
                         let reading = Reading { id, ranges: ranges.to_vec(), missing, first: ix };
                         return self.read_ops(from, reading, records);

@@ -272,17 +272,18 @@ impl Replica {
         parked: Vec<ParkedState>,
         blocks: Vec<Vec<u8>>,
     ) -> Result<(), ApplyError> {
-        self.merge_ranges(staged, seen, parked, blocks, None, &[])
+        self.settle_pending();
+        self.entries.push(Entry::MergeBegin { seen, parked });
+        self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
+        self.merge_ranges(staged, None, &[])
     }
 
-    /// [`Replica::merge`] where only some ranges have been staged: in the others both hold the same.
+    /// [`Replica::merge`] where only some ranges have been staged: in the others both hold the same. What
+    /// was staged is in the log already.
     /// What is here in `rotten` ones is replaced; on disk it is whole, so a replay merges as ever.
     pub(super) fn merge_ranges(
         &mut self,
         staged: &State,
-        seen: SeenEntries,
-        parked: Vec<ParkedState>,
-        blocks: Vec<Vec<u8>>,
         ranges: Option<&Ranges>,
         rotten: &[Span],
     ) -> Result<(), ApplyError> {
@@ -293,8 +294,6 @@ impl Replica {
         }
         self.state.merge_ranges(staged, ranges, rotten)?;
         self.note_closable_of(staged);
-        self.entries.push(Entry::MergeBegin { seen, parked });
-        self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
         self.entries.push(ranges.map_or(Entry::MergeCommit, |ranges| Entry::MergeRanges {
             key: (ranges.key().0, ranges.key().1),
             spans: ranges.spans().iter().map(|span| (span.start, span.end)).collect(),
@@ -423,6 +422,8 @@ pub struct Recovery {
     log: OpLog,
     ceiling: Stamp,
     staged: Option<State>,
+    /// What was staged and not merged.
+    leftover: Option<State>,
     members: std::collections::BTreeMap<String, tidings_proto::message::Member>,
     cursors: std::collections::BTreeMap<Name, Cursor>,
     /// The number of the record that is being read, or of the last one.
@@ -440,6 +441,7 @@ impl Recovery {
             log: OpLog::new(log_bound),
             ceiling: Stamp::default(),
             staged: None,
+            leftover: None,
             members: std::collections::BTreeMap::new(),
             cursors: std::collections::BTreeMap::new(),
             record: 0,
@@ -492,11 +494,14 @@ impl Recovery {
         match entry {
             Entry::Incarnation(actor) => {
                 self.state.intern(&actor)?;
-                self.staged = None;
+                self.lay_by();
             }
             Entry::Ceiling(ceiling) => self.ceiling = self.ceiling.max(ceiling),
             Entry::Run(run) => self.run(&run)?,
-            Entry::MergeBegin { seen, parked } => self.staged = Some(self.state.staged(&seen, &parked)?),
+            Entry::MergeBegin { seen, parked } => {
+                self.lay_by();
+                self.staged = Some(self.state.staged(&seen, &parked)?);
+            }
             Entry::MergeBlock(block) => {
                 let staged = self.staged.as_mut().ok_or_else(|| misplaced("a block"))?;
                 staged.load(&Block::decode(&block)?)?;
@@ -504,6 +509,7 @@ impl Recovery {
             Entry::MergeCommit => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
                 self.state.merge(&staged)?;
+                self.leftover = None;
             }
             Entry::MergeRanges { key, spans } => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
@@ -511,6 +517,7 @@ impl Recovery {
                 let ranges = Ranges::from_spans(HashKey(key.0, key.1), spans);
                 let ranges = ranges.ok_or_else(|| misplaced("a range that overlaps another"))?;
                 self.state.merge_ranges(&staged, Some(&ranges), &[])?;
+                self.leftover = None;
             }
             Entry::Member(member) => {
                 self.members.insert(member.node.to_string(), member);
@@ -554,6 +561,19 @@ impl Recovery {
     /// The members known.
     pub fn members(&self) -> impl Iterator<Item = &tidings_proto::message::Member> {
         self.members.values()
+    }
+
+    /// What is staged will not be merged: it may save a later session something.
+    fn lay_by(&mut self) {
+        let staged = self.staged.take().filter(|staged| !staged.cells.is_empty());
+        self.leftover =
+            self.leftover.take().into_iter().chain(staged).max_by_key(|staged| staged.cells.len());
+    }
+
+    /// What the last context merge that broke off had staged.
+    pub(crate) fn take_leftover(&mut self) -> Option<State> {
+        self.lay_by();
+        self.leftover.take()
     }
 
     /// What peers were known to hold.

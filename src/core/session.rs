@@ -17,8 +17,11 @@ use tidings_proto::message::{RangeParts, Sync};
 use tidings_proto::{Block, Message, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
+use super::block::BlockBuilder;
 use super::bounds;
-use super::fingerprint::{Fingerprint, Prefix, Ranges};
+use super::fingerprint::{Fingerprint, Prefix, Ranges, Span};
+use super::journal::Entry;
+use super::leftover::Leftover;
 use super::link::{Event, Gossip, LinkId, Now};
 use super::mutant::{self, Mutant};
 use super::outgoing::Outgoing;
@@ -46,12 +49,32 @@ const KEY_BITS: u32 = 52;
 struct Incoming {
     id: u64,
     link: LinkId,
+    began: u64,
     deadline: u64,
-    context: Option<(State, SeenEntries, Vec<ParkedState>)>,
-    blocks: Vec<Vec<u8>>,
+    context: Option<Context>,
+    /// Blocks that have come, and their bytes.
+    blocks: u32,
     bytes: usize,
     granted: u32,
     guide: Option<Guide>,
+}
+
+impl Incoming {
+    /// When something is to be done about it: at once, if an earlier session has left some of it.
+    fn due(&self) -> u64 {
+        let left = self.guide.as_ref().is_some_and(|guide| !guide.left_over.is_empty());
+        if left { 0 } else { self.deadline }
+    }
+}
+
+/// The moment that a snapshot is of, and what of it is here.
+#[derive(Debug)]
+struct Context {
+    staged: State,
+    seen: SeenEntries,
+    parked: Vec<ParkedState>,
+    /// Keys of the snapshot, if all of them are wanted.
+    keys: Option<u64>,
 }
 
 /// How far the search for what differs has come.
@@ -68,8 +91,10 @@ struct Guide {
     /// How many requests for cells have been made, and how many answered in full.
     fetches: u32,
     ends: u32,
-    /// Ranges that have been asked for, or are known to be empty there.
+    /// Ranges that have been asked for, or are known to be empty there, or were left from an earlier session.
     staged: Vec<Prefix>,
+    /// What of the latter has not been taken over yet.
+    left_over: VecDeque<Span>,
     /// Ranges whose cells here have rotted and are to be replaced, and what had been seen when that was asked for.
     rotten: Vec<Prefix>,
     seen: Vec<u64>,
@@ -77,7 +102,7 @@ struct Guide {
 
 /// Context merges under way.
 #[derive(Debug, Default)]
-pub(super) struct Merges {
+pub(crate) struct Merges {
     incoming: Option<Incoming>,
     pub(super) outgoing: BTreeMap<LinkId, Outgoing>,
     /// Snapshots whose receivers are gone.
@@ -86,9 +111,16 @@ pub(super) struct Merges {
     not_before: u64,
     /// Ranges whose cells here have rotted.
     pub(super) rotten: Vec<Prefix>,
+    /// What the last one has left that broke off.
+    leftover: Option<Leftover>,
 }
 
 impl Merges {
+    /// Begins with what was staged when the last life ended.
+    pub(crate) fn new(staged: Option<State>, now: Now) -> Self {
+        Self { leftover: staged.and_then(|staged| Leftover::of(staged, now.mono)), ..Self::default() }
+    }
+
     /// How many states are being sent.
     pub(super) fn sending(&self) -> usize {
         self.outgoing.len()
@@ -96,7 +128,15 @@ impl Merges {
 
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
         let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
-        self.incoming.iter().map(|incoming| incoming.deadline).chain(outgoing)
+        let left = self.leftover.iter().map(|leftover| leftover.until);
+        let incoming = self.incoming.iter().map(Incoming::due);
+        incoming.chain(outgoing).chain(left)
+    }
+
+    /// Keeps what a session had come to for the next one.
+    fn break_off(&mut self, incoming: Incoming, now: Now) {
+        let staged = incoming.context.and_then(|context| Leftover::of(context.staged, now.mono));
+        self.leftover = Leftover::fuller(self.leftover.take(), staged);
     }
 
     fn incoming_of(&mut self, link: LinkId, id: u64) -> Option<&mut Incoming> {
@@ -108,29 +148,55 @@ impl Merges {
     }
 }
 
+impl Context {
+    fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
+        self.staged.load(&Block::decode(block)?)
+    }
+}
+
 /// How far an incoming context merge has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MergeProgress {
     /// From whom.
     pub link: LinkId,
+    /// When it began; monotonic microseconds.
+    pub began: u64,
     /// Blocks received.
-    pub blocks: usize,
+    pub blocks: u32,
     /// Bytes received.
     pub bytes: usize,
+    /// Keys received, or left from an earlier session.
+    pub keys: u64,
+    /// Keys that are to be received, where that is known: if nothing of the state is here.
+    pub of: Option<u64>,
 }
 
 impl Guide {
     /// Compares the parts of a range with what the other side has of them.
-    fn compare(&mut self, range: Prefix, ours: &[Fingerprint; 16], theirs: &RangeParts) {
+    fn compare(
+        &mut self,
+        range: Prefix,
+        ours: &[Fingerprint; 16],
+        left: &[Fingerprint; 16],
+        theirs: &RangeParts,
+    ) {
         let mut sums = theirs.sums.iter();
-        for (n, (part, ours)) in range.parts().zip(ours).enumerate() {
+        for (n, (part, (ours, left))) in range.parts().zip(ours.iter().zip(left)).enumerate() {
             let there = if theirs.present >> n & 1 == 1 { sums.next().map(|sum| sum.0) } else { None };
             let here = (ours.keys > 0).then(|| ours.short());
+            let is_left =
+                left.keys > 0 && (there == Some(left.short()) || mutant::is(Mutant::LeftoverNotCompared));
             match there {
                 _ if there == here => {}
                 // Nothing is there: what is here was removed, or is news to them.
                 None => self.staged.push(part),
-                Some(_) if ours.keys <= FEW_KEYS || !part.has_parts() => self.wanted.push(part),
+                Some(_) if is_left => {
+                    self.staged.push(part);
+                    self.left_over.push_back(part.span());
+                }
+                Some(_) if ours.keys.max(left.keys) <= FEW_KEYS || !part.has_parts() => {
+                    self.wanted.push(part);
+                }
                 Some(_) => self.frontier.push_back(part),
             }
         }
@@ -156,7 +222,7 @@ impl Guide {
             let ranges = ranges.into_iter().map(Prefix::number).collect();
             requests.push(Sync::Fetch { id, number: self.fetches, ranges });
         }
-        (requests, narrowed && self.fetches == self.ends)
+        (requests, narrowed && self.fetches == self.ends && self.left_over.is_empty())
     }
 }
 
@@ -164,7 +230,10 @@ impl Gossip {
     /// The context merge under way, if any.
     pub fn merge_progress(&self) -> Option<MergeProgress> {
         let incoming = self.merges.incoming.as_ref()?;
-        Some(MergeProgress { link: incoming.link, blocks: incoming.blocks.len(), bytes: incoming.bytes })
+        let Incoming { link, began, blocks, bytes, .. } = *incoming;
+        let context = incoming.context.as_ref();
+        let keys = context.map_or(0, |context| context.staged.cells.len() as u64);
+        Some(MergeProgress { link, began, blocks, bytes, keys, of: context.and_then(|c| c.keys) })
     }
 
     /// Asks a peer for its state. One such session at a time.
@@ -188,9 +257,10 @@ impl Gossip {
         self.merges.incoming = Some(Incoming {
             id,
             link: from,
+            began: now.mono,
             deadline: now.mono + MERGE_PATIENCE,
             context: None,
-            blocks: Vec::new(),
+            blocks: 0,
             bytes: 0,
             granted: 0,
             guide: guided.then_some(guide),
@@ -211,13 +281,15 @@ impl Gossip {
                     replica.end_snapshot(outgoing.1.snapshot);
                 }
             }
-            Sync::Context { id, seen, parked } => self.on_context(now, replica, from, id, seen, parked),
+            Sync::Context { id, seen, parked, keys } => {
+                self.on_context(now, replica, from, id, seen, parked, keys);
+            }
             Sync::Parts { id, number, parts } => self.on_parts(now, replica, from, id, number, &parts),
             Sync::Block { id, index, block } => {
                 if mutant::is(Mutant::VolatileFilter) && self.merges.incoming_of(from, id).is_some() {
                     replica.merge_early(&block);
                 }
-                self.on_block(now, from, id, index, block);
+                self.on_block(now, replica, from, id, index, block);
             }
             Sync::End { id, number, blocks } => self.on_end(now, replica, from, id, number, blocks),
             Sync::Abort { id, reason: _ } => self.on_abort(now, replica, from, id),
@@ -228,6 +300,7 @@ impl Gossip {
 
 /// The receiver's side.
 impl Gossip {
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     fn on_context(
         &mut self,
         now: Now,
@@ -236,7 +309,9 @@ impl Gossip {
         id: u64,
         seen: SeenEntries,
         parked: Vec<ParkedState>,
+        keys: u64,
     ) {
+        let left = self.merges.leftover.is_some();
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
         // The blocks that have come belong to the first.
         if incoming.context.is_some() && !mutant::is(Mutant::SecondContext) {
@@ -252,7 +327,10 @@ impl Gossip {
         let has = |ix: ActorIx| staged_seen(&staged, replica.state(), ix);
         let lacks = |seen: &[u64]| seen.iter().enumerate().any(|(at, seq)| *seq > has(ActorIx(at as u32)));
         let lacks = incoming.guide.as_ref().is_some_and(|guide| lacks(&guide.seen));
-        incoming.context = Some((staged, seen, parked));
+        let here = replica.state().fingerprint_of(Prefix::ROOT).keys;
+        let keys = (here == 0 || incoming.guide.is_none()).then_some(keys);
+        incoming.context = Some(Context { staged, seen: seen.clone(), parked: parked.clone(), keys });
+        replica.note(Entry::MergeBegin { seen, parked });
         incoming.deadline = now.mono + MERGE_PATIENCE;
         incoming.granted = bounds::BLOCK_CREDIT;
         if let Some(guide) = &mut incoming.guide {
@@ -261,8 +339,8 @@ impl Gossip {
                 return self.give_up_merge(now, from, id, "it has not seen all that is to be replaced");
             }
             guide.wanted.extend(&guide.rotten);
-            match replica.state().fingerprint_of(Prefix::ROOT).keys {
-                0 => guide.wanted.push(Prefix::ROOT),
+            match here {
+                0 if !left => guide.wanted.push(Prefix::ROOT),
                 _ => guide.frontier.push_back(Prefix::ROOT),
             }
         }
@@ -279,7 +357,8 @@ impl Gossip {
         number: u32,
         parts: &[RangeParts],
     ) {
-        let Some(incoming) = self.merges.incoming_of(from, id) else { return };
+        let Merges { incoming, leftover, .. } = &mut self.merges;
+        let Some(incoming) = incoming.as_mut().filter(|i| i.link == from && i.id == id) else { return };
         incoming.deadline = now.mono + MERGE_PATIENCE;
         let Some(guide) = incoming.guide.as_mut().filter(|guide| guide.answered + 1 == number) else {
             return;
@@ -290,30 +369,38 @@ impl Gossip {
             return self.refuse_merge(now, from, id, "the parts are not those asked for");
         };
         for (range, theirs) in ranges.into_iter().zip(parts) {
-            guide.compare(range, &replica.state().fingerprints_of(range), theirs);
+            let left = leftover.as_ref().map(|leftover| leftover.parts(range)).unwrap_or_default();
+            guide.compare(range, &replica.state().fingerprints_of(range), &left, theirs);
         }
         self.go_on(now, replica, from, id);
     }
 
-    fn on_block(&mut self, now: Now, from: LinkId, id: u64, index: u32, block: Vec<u8>) {
+    fn on_block(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        id: u64,
+        index: u32,
+        block: Vec<u8>,
+    ) {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
         let loaded = match &mut incoming.context {
             None => Err("a block came before its context".to_string()),
-            Some(_) if index as usize != incoming.blocks.len() => Err("a block is missing".into()),
+            Some(_) if index != incoming.blocks => Err("a block is missing".into()),
             Some(_) if incoming.bytes + block.len() > bounds::STAGED => Err("the state is too large".into()),
-            Some((staged, ..)) => Block::decode(&block)
-                .map_err(Into::into)
-                .and_then(|block| staged.load(&block))
-                .map_err(|error: ApplyError| error.to_string()),
+            Some(context) => context.load(&block).map_err(|error| error.to_string()),
         };
         if let Err(reason) = loaded {
             self.refuse_merge(now, from, id, &reason);
             return;
         }
         incoming.bytes += block.len();
-        incoming.blocks.push(block);
+        incoming.blocks += 1;
+        // In the log as it comes: a process that is killed begins its next session with it.
+        replica.note(Entry::MergeBlock(block));
         incoming.deadline = now.mono + MERGE_PATIENCE;
-        let outstanding = incoming.granted - incoming.blocks.len() as u32;
+        let outstanding = incoming.granted - incoming.blocks;
         if outstanding <= bounds::BLOCK_CREDIT / 2 {
             let blocks = bounds::BLOCK_CREDIT - outstanding;
             incoming.granted += blocks;
@@ -328,7 +415,7 @@ impl Gossip {
         if guide.is_some_and(|guide| guide.ends + 1 != number && !mutant::is(Mutant::FetchesUnnumbered)) {
             return;
         }
-        if incoming.context.is_none() || incoming.blocks.len() != blocks as usize {
+        if incoming.context.is_none() || incoming.blocks != blocks {
             return self.refuse_merge(now, from, id, "blocks are missing at the end");
         }
         match &mut incoming.guide {
@@ -376,17 +463,52 @@ impl Gossip {
         }
     }
 
+    /// Takes over some of what an earlier session has left and this one need not fetch.
+    pub(super) fn take_left_over(&mut self, now: Now, replica: &mut Replica) {
+        let Merges { incoming, leftover, .. } = &mut self.merges;
+        let Some(incoming) = incoming.as_mut() else { return };
+        let Some((guide, context)) = incoming.guide.as_mut().zip(incoming.context.as_mut()) else { return };
+        let Some(span) = guide.left_over.pop_front() else { return };
+        let (link, id) = (incoming.link, incoming.id);
+        let (blocks, rest) = leftover.as_ref().map(|left| left.blocks(span)).unwrap_or_default();
+        if let Some(rest) = rest {
+            guide.left_over.push_front(rest);
+        }
+        for block in blocks {
+            if context.load(&block).is_err() {
+                // Two fingerprints were equal and what they are of is not: nobody's offence.
+                self.merges.leftover = None;
+                return self.give_up_merge(now, link, id, "what was left does not fit");
+            }
+            self.counts.blocks_reused += 1;
+            replica.note(Entry::MergeBlock(block));
+        }
+        incoming.deadline = now.mono + MERGE_PATIENCE;
+        self.go_on(now, replica, link, id);
+    }
+
+    /// Has the log hold the session that is under way anew: what came before a checkpoint is not
+    /// read after a restart, nor is what came before another life began.
+    pub(crate) fn log_merge_again(&self, replica: &mut Replica) {
+        let context = self.merges.incoming.as_ref().and_then(|incoming| incoming.context.as_ref());
+        let Some(Context { staged, seen, parked, .. }) = context else { return };
+        replica.note(Entry::MergeBegin { seen: seen.clone(), parked: parked.clone() });
+        let mut builder = BlockBuilder::new(staged.actors());
+        staged.cells().for_each(|cells| builder.push(cells));
+        builder.finish().into_iter().for_each(|block| replica.note(Entry::MergeBlock(block)));
+    }
+
     fn commit_merge(&mut self, now: Now, replica: &mut Replica, ranges: Option<Ranges>) {
         let incoming = self.merges.incoming.take().expect("the caller found it");
-        let (staged, seen, parked) = incoming.context.expect("the caller checked");
-        let (from, blocks) = (incoming.link, incoming.blocks.len());
-        let rotten = incoming.guide.map(|guide| guide.rotten).unwrap_or_default();
+        let context = incoming.context.as_ref().expect("the caller checked");
+        let (from, id) = (incoming.link, incoming.id);
+        let (blocks, bytes) = (incoming.blocks, incoming.bytes);
+        let rotten = incoming.guide.as_ref().map(|guide| guide.rotten.clone()).unwrap_or_default();
         let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
-        self.absorb(replica, from, &seen);
-        if let Err(error) =
-            replica.merge_ranges(&staged, seen, parked, incoming.blocks, ranges.as_ref(), replaced.spans())
-        {
-            self.give_up_merge(now, from, incoming.id, &error.to_string());
+        self.absorb(replica, from, &context.seen);
+        if let Err(error) = replica.merge_ranges(&context.staged, ranges.as_ref(), replaced.spans()) {
+            self.merges.incoming = Some(incoming);
+            self.give_up_merge(now, from, id, &error.to_string());
             // Lack of room here is nobody's offence.
             if error != ApplyError::ParkedFull {
                 self.misbehaved(from, error);
@@ -394,11 +516,12 @@ impl Gossip {
             return;
         }
         self.counts.merges += 1;
+        self.merges.leftover = None;
         self.merges.rotten.retain(|range| !rotten.contains(range));
         self.counts.repaired += rotten.len() as u64;
         self.receive_ahead(now, replica, from);
         let node = self.links[&from].actor.node.clone();
-        self.out.events.push(Event::Merged { node, blocks, bytes: incoming.bytes });
+        self.out.events.push(Event::Merged { node, blocks, bytes });
         self.plan_push(now, false, Some(from));
     }
 
@@ -436,7 +559,9 @@ impl Gossip {
     }
 
     fn give_up_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
-        self.merges.incoming = None;
+        if let Some(incoming) = self.merges.incoming.take() {
+            self.merges.break_off(incoming, now);
+        }
         self.merges.not_before = now.mono + REST;
         self.counts.merges_aborted += 1;
         let text: String = reason.chars().take(64).collect();
@@ -448,11 +573,14 @@ impl Gossip {
 impl Gossip {
     /// Gives up sessions whose other side has gone silent.
     pub(super) fn expire_merges(&mut self, now: Now) {
-        if let Some(Incoming { id, link, .. }) = self.merges.incoming.take_if(|i| i.deadline <= now.mono) {
+        if let Some(incoming) = self.merges.incoming.take_if(|i| i.deadline <= now.mono) {
+            let Incoming { id, link, .. } = incoming;
+            self.merges.break_off(incoming, now);
             self.counts.merges_aborted += 1;
             self.merges.not_before = now.mono + REST;
             self.send(link, Message::Sync(Sync::Abort { id, reason: "no answer in time".into() }));
         }
+        self.merges.leftover.take_if(|leftover| leftover.until <= now.mono);
         let late = self.merges.outgoing.extract_if(.., |_, outgoing| outgoing.deadline <= now.mono);
         for (link, Outgoing { id, snapshot, .. }) in late.collect::<Vec<_>>() {
             self.merges.ended.push(snapshot);
@@ -461,7 +589,8 @@ impl Gossip {
     }
 
     pub(super) fn merge_link_down(&mut self, now: Now, link: LinkId) {
-        if self.merges.incoming.take_if(|incoming| incoming.link == link).is_some() {
+        if let Some(incoming) = self.merges.incoming.take_if(|incoming| incoming.link == link) {
+            self.merges.break_off(incoming, now);
             self.counts.merges_aborted += 1;
             self.merges.not_before = now.mono;
         }
@@ -471,8 +600,8 @@ impl Gossip {
     }
 
     fn on_abort(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
-        if self.merges.incoming_of(from, id).is_some() {
-            self.merges.incoming = None;
+        if let Some(incoming) = self.merges.incoming.take_if(|i| i.link == from && i.id == id) {
+            self.merges.break_off(incoming, now);
             self.counts.merges_aborted += 1;
             self.merges.not_before = now.mono + REST;
         }

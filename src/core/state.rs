@@ -126,6 +126,11 @@ impl State {
         dot.seq() <= self.seen(dot.actor())
     }
 
+    /// Whether nothing at all has been seen.
+    pub fn is_blank(&self) -> bool {
+        self.seen.iter().all(|seq| *seq == 0)
+    }
+
     /// The version vector, for the wire.
     pub fn seen_entries(&self) -> SeenEntries {
         let entries = self.actors.sorted().map(|(actor, ix)| (actor, self.seen(ix)));

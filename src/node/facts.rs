@@ -49,6 +49,10 @@ pub struct ReplicaFacts {
     pub seen_entries: u64,
     /// Size of the log of recent ops in memory, in bytes.
     pub log_bytes: u64,
+    /// Writes that linked peers are known to have and this node lacks.
+    pub lag: u64,
+    /// Keys that the context merge under way has brought, and how many it is to bring where that is known.
+    pub merge_keys: (u64, u64),
 }
 
 /// Links to other nodes.

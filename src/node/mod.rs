@@ -61,6 +61,7 @@ struct Inner {
     clock: Clock,
     about: About,
     fsync: Fsync,
+    ready_lag: u64,
     timings: api::Timings,
     /// For when the engine's deadline came earlier than the one slept for.
     wake: Notify,

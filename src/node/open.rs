@@ -45,6 +45,8 @@ pub struct Options {
     pub log_memory: usize,
     /// The longest names and values that clients may write.
     pub limits: Limits,
+    /// Writes that peers have and this node lacks beyond which it is not ready.
+    pub ready_lag: u64,
     /// Memory of the process, in bytes, beyond which clients' writes are refused; 0 for no limit.
     pub max_memory: u64,
     /// Time between audits of memory and disk; zero for none but those asked for.
@@ -129,6 +131,7 @@ impl Node {
             clock,
             about,
             fsync: options.fsync,
+            ready_lag: options.ready_lag,
             timings,
             wake: Notify::new(),
             slept_for: AtomicU64::new(0),

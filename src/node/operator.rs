@@ -13,11 +13,14 @@ use super::facts::{NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
 use super::rows::{key_row, scratch};
 use super::{Node, audit, wall_millis};
 use crate::config::{Config, ConfigRow};
+use crate::core::session::MergeProgress;
 use crate::core::view;
 use crate::engine::{self, Input, LinkId, Write, WriteError};
 
 /// How long a peer has to answer.
 const PEER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a blank node that seeks peers waits for the first before it is ready without: others may wait for it.
+const FIRST_PEER: Duration = Duration::from_secs(10);
 /// How long peers have to take what a leaving node has.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -294,13 +297,37 @@ impl Node {
 
     /// Why the node is not ready to serve, if it is not.
     pub fn not_ready(&self) -> Option<String> {
-        if let Some(reason) = self.lock().stopped() {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Some("stopping".into());
+        }
+        let (now, seeks) = (self.now(), self.0.transport.get().is_some_and(|t| !t.peers().is_empty()));
+        let engine = self.lock();
+        if let Some(reason) = engine.stopped() {
             return Some(format!("writes have stopped: {reason}"));
         }
-        let merging = self.lock().gossip().merge_progress();
-        let progress = merging.map(|p| format!("catching up: {} blocks, {} bytes so far", p.blocks, p.bytes));
-        progress.or_else(|| self.0.stopping.load(Ordering::Acquire).then(|| "stopping".into()))
+        let gossip = engine.gossip();
+        if let Some(progress) = gossip.merge_progress() {
+            return Some(catching_up(&progress, now.mono));
+        }
+        let alone = engine.replica().state().is_blank() && gossip.counts().pushes_received == 0;
+        if alone && seeks && now.mono < FIRST_PEER.as_micros() as u64 {
+            return Some("blank, and waiting for a first peer".into());
+        }
+        let lag = gossip.lag(engine.replica());
+        (lag > self.0.ready_lag).then(|| format!("behind by {lag} writes"))
     }
+}
+
+/// How far a context merge has come, in words.
+fn catching_up(progress: &MergeProgress, now: u64) -> String {
+    let MergeProgress { keys, bytes, began, .. } = *progress;
+    let Some(of) = progress.of else {
+        return format!("catching up: {keys} keys, {bytes} bytes so far");
+    };
+    let seconds = now.saturating_sub(began) / 1_000_000;
+    let left = (keys > 0).then(|| seconds * of.saturating_sub(keys) / keys);
+    let left = left.map_or_else(String::new, |left| format!(", about {left} s left"));
+    format!("catching up: {keys} of {of} keys, {bytes} bytes so far{left}")
 }
 
 impl Operator for Desk {
@@ -412,6 +439,8 @@ impl Operator for Desk {
                 parked_removals: state.parked().len() as u64,
                 seen_entries: state.seen_entries().len() as u64,
                 log_bytes: replica.log().bytes() as u64,
+                lag: gossip.lag(replica),
+                merge_keys: gossip.merge_progress().map_or((0, 0), |p| (p.keys, p.of.unwrap_or(0))),
             },
             members,
             net: NetFacts { clock_offset_ms, ..net },

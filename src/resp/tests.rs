@@ -36,6 +36,7 @@ impl Home {
             log_memory: 1 << 20,
             checkpoint_bytes: 1 << 30,
             limits: Default::default(),
+            ready_lag: 1 << 20,
             max_memory: 0,
             audit_interval: std::time::Duration::ZERO,
             store: store::Options { segment_bytes: 1 << 20, ..Default::default() },

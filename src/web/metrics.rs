@@ -84,8 +84,12 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.gossip.repaired);
     Counter "tidings_context_merges_total", "Merges of states, by result: committed or aborted.",
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
-    Counter "tidings_context_merge_blocks_total", "Blocks of cells in merges of states, by direction.",
-        |f, to| to.ways("direction", [("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received)]);
+    Counter "tidings_context_merge_blocks_total", "Blocks of cells in merges of states, by direction; reused are those that a merge which broke off had left.",
+        |f, to| to.ways("direction", [
+            ("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received), ("reused", f.gossip.blocks_reused),
+        ]);
+    Gauge "tidings_context_merge_keys", "Keys in the merge under way: taken in so far, and expected where that is known; else 0.",
+        |f, to| to.ways("state", [("taken", f.replica.merge_keys.0), ("expected", f.replica.merge_keys.1)]);
     Counter "tidings_ops_sent_total", "Ops sent to peers, in pushes, answers and exchanges.",
         |f, to| to.one(f.gossip.ops_sent);
     Counter "tidings_ops_from_disk_total", "Those of them that came from the log on disk, for peers that were away for long.",
@@ -113,6 +117,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways("type", [("versions", f.tallies.version_conflicts), ("kinds", f.tallies.kind_conflicts)]);
     Gauge "tidings_ops_waiting", "Ops that wait for an earlier one of the same author.",
         |f, to| to.one(f.replica.ops_waiting);
+    Gauge "tidings_ops_lacking", "Ops that linked peers are known to have and this node lacks.",
+        |f, to| to.one(f.replica.lag);
     Gauge "tidings_parked_removals", "Removals that wait for the write they name.",
         |f, to| to.one(f.replica.parked_removals);
     Gauge "tidings_seen_entries", "Entries of the version vector: one for each incarnation that ever wrote.",

@@ -26,3 +26,4 @@ mod handoff;
 mod metrics;
 mod redis;
 mod restore;
+mod resume;

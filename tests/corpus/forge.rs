@@ -117,7 +117,7 @@ impl Forger<'_> {
             }
             2 => Sync::Ack2 { id, runs: self.runs(bytes) },
             3 => Sync::Merge { id, guided: bytes.once_in(2) },
-            4 => Sync::Context { id, seen: self.seen(bytes), parked: self.parked(bytes) },
+            4 => Sync::Context { id, seen: self.seen(bytes), parked: self.parked(bytes), keys: id },
             5 => Sync::Credit { id, blocks: bytes.number() as u32 },
             6 | 7 => {
                 let block = match bytes.once_in(8) {

@@ -61,6 +61,8 @@ facts! {
     slow_syncs,
     /// Ops sent from the log on disk, and reads of it that did not find them or failed.
     ops_from_disk, reads_failed,
+    /// Blocks that merges did not fetch again, since one that broke off had left them.
+    blocks_reused,
     /// Sets of fifty elements or more that were added at once, and sets emptied by a delete.
     huge_sets, clears,
     /// Looks at a node that found keys in conflict, and removals of all kinds that wait.

@@ -455,8 +455,8 @@ fn brief(message: &Message) -> String {
             format!("ack {id} {} {}", entries.as_ref().map(seen).unwrap_or_default(), runs(ops))
         }
         Message::Sync(Sync::Ack2 { id, runs: ops }) => format!("ack2 {id} {}", runs(ops)),
-        Message::Sync(Sync::Context { id, seen: context, parked }) => {
-            format!("context {id} {} parked {}", seen(context), parked.len())
+        Message::Sync(Sync::Context { id, seen: context, parked, keys }) => {
+            format!("context {id} {} parked {}, {keys} keys", seen(context), parked.len())
         }
         Message::Sync(Sync::Block { id, index, block }) => format!("block {id} #{index} {} B", block.len()),
         other => format!("{other:?}"),

@@ -370,6 +370,7 @@ fn syncs() -> Vec<(&'static str, Value)> {
                     parked(member(b"e"), 2),
                     parked(ParkedTarget::Set, 3),
                 ],
+                keys: 300,
             },
         ),
         ("credit", Sync::Credit { id: 9, blocks: 8 }),

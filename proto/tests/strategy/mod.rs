@@ -295,11 +295,8 @@ fn sync() -> impl Strategy<Value = Sync> {
             .prop_map(|(id, entries, state, runs)| { Sync::Ack { id, entries, state, runs } }),
         (number(), runs()).prop_map(|(id, runs)| Sync::Ack2 { id, runs }),
         (number(), any::<bool>()).prop_map(|(id, guided)| Sync::Merge { id, guided }),
-        (number(), entries(), vec(parked(), 0..3)).prop_map(|(id, seen, parked)| Sync::Context {
-            id,
-            seen,
-            parked
-        }),
+        (number(), entries(), vec(parked(), 0..3), any::<u64>())
+            .prop_map(|(id, seen, parked, keys)| Sync::Context { id, seen, parked, keys }),
         (number(), any::<u32>()).prop_map(|(id, blocks)| Sync::Credit { id, blocks }),
         (number(), any::<u32>(), block()).prop_map(|(id, index, block)| Sync::Block {
             id,
