@@ -160,6 +160,10 @@ impl State {
     /// A state to load blocks into: the context they belong to, and no cells yet.
     pub fn staged(&self, seen: &SeenEntries, parked: &[ParkedState]) -> Result<State, ApplyError> {
         let mut staged = State::new(self.hash_key);
+        // The same places as here, so that a blank state can adopt it.
+        staged.actors = self.actors.clone();
+        staged.tags = self.tags.clone();
+        staged.seen = vec![0; staged.actors.len()];
         staged.parked.room = Room::default().of_merges();
         for (actor, seq) in seen.iter() {
             let ix = staged.intern(&actor)?;

@@ -16,7 +16,7 @@ use super::fingerprint::{Fingerprint, Ranges, Rows, Span};
 use super::mutant::{self, Mutant};
 use super::register::Version;
 use super::state::{ApplyError, State};
-use super::table::{Named, within_any};
+use super::table::{Named, Table, within_any};
 use super::view::Shape;
 
 impl State {
@@ -80,6 +80,33 @@ impl State {
         let seen = &self.seen;
         self.parked.settle_seen(rows, |actor| seen[actor.index()]);
         Ok(())
+    }
+
+    /// Whether a merge of the other state leaves just that: nothing is here, and nothing has been.
+    pub(super) fn can_adopt(&self, other: &State) -> bool {
+        self.is_blank()
+            && self.cells.is_empty()
+            && self.parked.is_empty()
+            && self.hash_key == other.hash_key
+            && self.actors.agrees_with(&other.actors)
+            && self.parked.has_room_beside(other.parked.iter(), |_| true)
+    }
+
+    /// [`State::merge`] where [`State::can_adopt`] says so: in a moment, however large the other is,
+    /// which is left empty.
+    pub(super) fn adopt(&mut self, other: &mut State) {
+        self.snapshots.abort_all();
+        let room = self.parked.room;
+        if other.actors.len() > self.actors.len() {
+            self.actors = std::mem::take(&mut other.actors);
+            self.tags = std::mem::take(&mut other.tags);
+        }
+        self.seen = std::mem::take(&mut other.seen);
+        self.seen.resize(self.actors.len(), 0);
+        self.cells = std::mem::replace(&mut other.cells, Table::new(self.hash_key));
+        self.parked = std::mem::take(&mut other.parked);
+        self.parked.room = room;
+        self.tallies = std::mem::take(&mut other.tallies);
     }
 
     fn places_of(&mut self, actors: &Actors) -> Result<Vec<ActorIx>, TooManyActors> {

@@ -275,7 +275,7 @@ impl Replica {
         self.settle_pending();
         self.entries.push(Entry::MergeBegin { seen, parked });
         self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
-        self.merge_ranges(staged, None, &[])
+        self.merge_ranges(&mut staged.clone(), None, &[])
     }
 
     /// [`Replica::merge`] where only some ranges have been staged: in the others both hold the same. What
@@ -283,7 +283,7 @@ impl Replica {
     /// What is here in `rotten` ones is replaced; on disk it is whole, so a replay merges as ever.
     pub(super) fn merge_ranges(
         &mut self,
-        staged: &State,
+        staged: &mut State,
         ranges: Option<&Ranges>,
         rotten: &[Span],
     ) -> Result<(), ApplyError> {
@@ -292,8 +292,12 @@ impl Replica {
         if mutant::is(Mutant::VolatileFilter) {
             self.state.forget_early();
         }
-        self.state.merge_ranges(staged, ranges, rotten)?;
-        self.note_closable_of(staged);
+        if self.state.can_adopt(staged) {
+            self.state.adopt(staged);
+        } else {
+            self.state.merge_ranges(staged, ranges, rotten)?;
+            self.note_closable_of(staged);
+        }
         self.entries.push(ranges.map_or(Entry::MergeCommit, |ranges| Entry::MergeRanges {
             key: (ranges.key().0, ranges.key().1),
             spans: ranges.spans().iter().map(|span| (span.start, span.end)).collect(),
@@ -508,7 +512,7 @@ impl Recovery {
             }
             Entry::MergeCommit => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
-                self.state.merge(&staged)?;
+                self.merge(staged, None)?;
                 self.leftover = None;
             }
             Entry::MergeRanges { key, spans } => {
@@ -516,7 +520,7 @@ impl Recovery {
                 let spans = spans.into_iter().map(|(start, end)| Span { start, end }).collect();
                 let ranges = Ranges::from_spans(HashKey(key.0, key.1), spans);
                 let ranges = ranges.ok_or_else(|| misplaced("a range that overlaps another"))?;
-                self.state.merge_ranges(&staged, Some(&ranges), &[])?;
+                self.merge(staged, Some(&ranges))?;
                 self.leftover = None;
             }
             Entry::Member(member) => {
@@ -561,6 +565,15 @@ impl Recovery {
     /// The members known.
     pub fn members(&self) -> impl Iterator<Item = &tidings_proto::message::Member> {
         self.members.values()
+    }
+
+    /// As it was done then: what had rotted there is whole on the disk.
+    fn merge(&mut self, mut staged: State, ranges: Option<&Ranges>) -> Result<(), ApplyError> {
+        if self.state.can_adopt(&staged) {
+            self.state.adopt(&mut staged);
+            return Ok(());
+        }
+        self.state.merge_ranges(&staged, ranges, &[])
     }
 
     /// What is staged will not be merged: it may save a later session something.
