@@ -219,6 +219,12 @@ impl Engine {
         }
     }
 
+    /// Grows with all that peers bring which was lacking here: ops, and parts of states that were asked for.
+    pub fn brought(&self) -> u64 {
+        let gossip = self.gossip.counts();
+        self.replica.counts().received + gossip.blocks_received + gossip.merges
+    }
+
     /// What is to be done about all that has happened since the last call.
     pub fn take_effects(&mut self, now: Now) -> Effects {
         let Self { replica, gossip, .. } = self;

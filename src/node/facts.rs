@@ -74,6 +74,8 @@ pub struct NetFacts {
     pub ended: ByLabel,
     /// Attempts to reach an address that failed.
     pub dial_failures: u64,
+    /// Times that a peer was not read from, because it asked for more than its share.
+    pub pauses: u64,
     /// How far this node's clock is ahead of the median of its peers', in milliseconds; none without peers.
     pub clock_offset_ms: Option<i64>,
 }

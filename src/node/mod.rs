@@ -348,12 +348,20 @@ impl Node {
         self.handle(Input::Writable { link });
     }
 
-    /// A message arrived.
-    pub fn message(&self, link: LinkId, message: Message) {
-        self.handle(Input::Message { link, message });
+    /// A message arrived. Answers whether it brought something that was lacking here.
+    pub fn message(&self, link: LinkId, message: Message) -> bool {
+        let brought = {
+            let mut engine = self.lock();
+            let before = engine.brought();
+            engine.handle(self.now(), Input::Message { link, message });
+            engine.brought() > before
+        };
+        // A failure has stopped the engine and been logged.
+        let _ = self.commit();
         if self.0.waiting.load(Ordering::Acquire) > 0 {
             self.0.acked.notify_waiters();
         }
+        brought
     }
 }
 

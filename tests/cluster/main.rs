@@ -7,6 +7,7 @@
 
 mod cluster;
 mod http;
+mod peer;
 mod process;
 mod resp;
 #[cfg(feature = "archive")]
@@ -23,5 +24,6 @@ mod dev;
 mod disk;
 mod doors;
 mod metrics;
+mod pressure;
 mod redis;
 mod restore;
