@@ -122,8 +122,13 @@ impl Cluster {
         let of = |author: &Engine| {
             let (replica, actor) = (author.replica(), author.replica().actor());
             let first = seen.actors().find(actor).map_or(0, |ix| seen.seen(ix)) + 1;
-            let (runs, _) =
-                replica.log().read(replica.own(), first, replica.own_seq(), usize::MAX, replica.state().actors());
+            let (runs, _) = replica.log().read(
+                replica.own(),
+                first,
+                replica.own_seq(),
+                usize::MAX,
+                replica.state().actors(),
+            );
             runs.iter().map(|run| run.ops.len() as u64).sum::<u64>()
         };
         log_of.iter().map(of).sum()
@@ -139,8 +144,9 @@ struct Healed {
     steps: u64,
 }
 
-/// Two sides of so many nodes. `reaches`: whether the memory logs hold what was written.
-fn heal(side: usize, reaches: bool) -> Healed {
+/// Two sides of so many nodes. `reaches`: whether the memory logs hold what was written. `apart`: how many half round
+/// trips there are between one link that comes up and the next.
+fn heal(side: usize, reaches: bool, apart: usize) -> Healed {
     let mut cluster = Cluster::new(2 * side, LOG);
     let sides = [(0..side), (side..2 * side)];
     for nodes in &sides {
@@ -168,14 +174,16 @@ fn heal(side: usize, reaches: bool) -> Healed {
             node.replica_mut().log_mut().trim();
         }
     }
-    for a in sides[0].clone() {
-        sides[1].clone().for_each(|b| cluster.link(a, b));
-    }
     (cluster.sent, cluster.received) = (vec![0; 2 * side], vec![0; 2 * side]);
     cluster.kinds.clear();
     let began = cluster.now.mono;
+    for (a, b) in sides[0].clone().flat_map(|a| sides[1].clone().map(move |b| (a, b))) {
+        cluster.link(a, b);
+        (0..apart).for_each(|_| _ = cluster.step());
+    }
     cluster.settle(Cluster::equal);
-    let shown: BTreeSet<_> = cluster.nodes.iter().map(|node| node.replica().state().fingerprint().sum()).collect();
+    let shown: BTreeSet<_> =
+        cluster.nodes.iter().map(|node| node.replica().state().fingerprint().sum()).collect();
     assert_eq!(shown.len(), 1, "they have seen the same and hold the same");
     assert_eq!(cluster.nodes[0].replica().state().tallies().keys as usize, 2 * KEYS - SHARED);
     let Cluster { sent, received, kinds, .. } = cluster;
@@ -200,20 +208,28 @@ impl Healed {
 
 #[test]
 fn two_nodes() {
-    let (ratio, worst) = heal(1, true).told("1 + 1, log at hand");
+    let (ratio, worst) = heal(1, true, 0).told("1 + 1, log at hand");
     assert!(ratio <= 1.1 && worst <= 1.1, "{ratio} {worst}");
 }
 
 #[test]
 fn three_and_three() {
-    let (ratio, worst) = heal(3, true).told("3 + 3, log at hand");
+    let (ratio, worst) = heal(3, true, 0).told("3 + 3, log at hand");
     assert!(ratio <= 1.1 && worst <= 1.1, "{ratio} {worst}");
+}
+
+#[test]
+fn three_and_three_link_after_link() {
+    for apart in [1, 5, 40] {
+        let (ratio, worst) = heal(3, true, apart).told(&format!("3 + 3, links {apart} ms apart"));
+        assert!(ratio <= 1.1 && worst <= 1.1, "{ratio} {worst}");
+    }
 }
 
 #[test]
 fn beyond_the_logs() {
     for side in [1, 3] {
-        let (ratio, worst) = heal(side, false).told(&format!("{side} + {side}, log no longer reaches"));
+        let (ratio, worst) = heal(side, false, 0).told(&format!("{side} + {side}, log no longer reaches"));
         assert!(ratio <= 1.5 && worst <= 1.5, "{ratio} {worst}");
     }
 }
