@@ -132,7 +132,28 @@ pub struct Engine {
     replica: Replica,
     gossip: Gossip,
     stopped: Option<String>,
-    out_of_memory: bool,
+    /// The bounds that are exceeded now.
+    short: Short,
+    refusals: Refusals,
+}
+
+/// The bounds of the node that are exceeded now, in bytes: then clients' writes are refused.
+/// What peers send is taken in all the same: refusing it would only have it come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Short {
+    /// The bound on memory; what frees memory goes on.
+    pub memory: Option<u64>,
+    /// The bound on the log since the last checkpoint.
+    pub log: Option<u64>,
+}
+
+/// Clients' writes that were refused because a bound was exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refusals {
+    /// For want of memory.
+    pub memory: u64,
+    /// For want of room in the log.
+    pub log: u64,
 }
 
 impl Engine {
@@ -152,7 +173,8 @@ impl Engine {
             replica,
             gossip: Gossip::new(settings, members, seed, now),
             stopped: None,
-            out_of_memory: false,
+            short: Short::default(),
+            refusals: Refusals::default(),
         })
     }
 
@@ -161,8 +183,13 @@ impl Engine {
         if let Some(reason) = &self.stopped {
             return Err(WriteError::Stopped(reason.clone()));
         }
-        if self.out_of_memory && !write.only_removes() {
-            return Err(WriteError::OutOfMemory);
+        if let Some(bound) = self.short.log {
+            self.refusals.log += 1;
+            return Err(WriteError::LogFull { bound });
+        }
+        if let Some(bound) = self.short.memory.filter(|_| !write.only_removes()) {
+            self.refusals.memory += 1;
+            return Err(WriteError::OutOfMemory { bound });
         }
         self.replica.write(now.wall, write)
     }
@@ -258,10 +285,14 @@ impl Engine {
         self.stopped.get_or_insert(reason);
     }
 
-    /// Whether the process holds more memory than it may: then clients' writes are
-    /// refused that do not free any; what peers send is taken in all the same.
-    pub fn set_out_of_memory(&mut self, yes: bool) {
-        self.out_of_memory = yes;
+    /// Says which bounds are exceeded, and what was said before.
+    pub fn set_short(&mut self, short: Short) -> Short {
+        std::mem::replace(&mut self.short, short)
+    }
+
+    /// Writes refused for that.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals
     }
 
     /// Why writes have stopped, if they have.

@@ -227,7 +227,7 @@ fn options(config: &Config, credentials: &Credentials) -> Options {
             element: config.max_element_size.0 as usize,
             value: config.max_value_size.0 as usize,
         },
-        max_memory: config.max_memory.0,
+        bounds: crate::node::Bounds { memory: config.max_memory.0, log: config.max_log.0 },
         audit_interval: config.audit_interval,
         checkpoint_bytes: config.checkpoint_size.0,
         store: store::Options {

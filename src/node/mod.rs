@@ -15,6 +15,7 @@ mod commit;
 mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
+mod limits;
 mod open;
 mod operator;
 mod rows;
@@ -31,6 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 pub use commit::{CommitError, Ticket};
 pub use facts::{ByLabel, NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
+pub use limits::Bounds;
 pub use open::{Options, StartError};
 pub use operator::Desk;
 pub use text::unescape;
@@ -70,6 +72,7 @@ struct Inner {
     answers: Mutex<std::collections::BTreeMap<Token, oneshot::Sender<Answer>>>,
     checkpoints: checkpoint::Counts,
     audits: audit::Counts,
+    limits: limits::Minding,
     stopping: AtomicBool,
     gone: watch::Sender<bool>,
     log_records: AtomicU64,
@@ -237,6 +240,7 @@ impl Node {
         self.0.sync_wanted.notify();
         self.0.checkpoints.look.notify();
         self.0.audits.look.notify();
+        self.0.limits.look.notify();
         self.0.wake.notify_one();
         self.0.archiver.stop();
         let store = self.0.committer.lock().take_store();
@@ -363,11 +367,4 @@ impl Node {
         }
         brought
     }
-}
-
-/// What the system says of the process's memory, in bytes.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
 }

@@ -36,7 +36,7 @@ impl Home {
             log_memory: 1 << 20,
             checkpoint_bytes: 1 << 30,
             limits: Default::default(),
-            max_memory: 0,
+            bounds: Default::default(),
             audit_interval: std::time::Duration::ZERO,
             store: store::Options { segment_bytes: 1 << 20, ..Default::default() },
             archive: Default::default(),

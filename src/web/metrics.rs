@@ -64,6 +64,8 @@ const READ: &[Metric] = metrics! {
     Gauge "tidings_writes_stopped", "1 if writes are refused after an IO error, else 0.",
         |f, to| to.one(f.store.writes_stopped.into());
 
+    Counter "tidings_writes_refused_total", "Clients' writes refused because a bound was exceeded, by bound: memory (max_memory) or log (max_log).",
+        |f, to| to.ways("bound", [("memory", f.refusals.memory), ("log", f.refusals.log)]);
     Counter "tidings_pushes_total", "Pushes of news, by direction.",
         |f, to| to.ways("direction", [("sent", f.gossip.pushes_sent), ("received", f.gossip.pushes_received)]);
     Counter "tidings_reoffers_total", "Times that a peer was offered again what it was not known to have.",
@@ -150,6 +152,8 @@ const READ: &[Metric] = metrics! {
 
     Gauge "tidings_log_memory_bytes", "Size of the log of recent ops in memory.",
         |f, to| to.one(f.replica.log_bytes);
+    Gauge "tidings_log_since_checkpoint_bytes", "Log since the last checkpoint; writes are slowed from half of max_log on.",
+        |f, to| to.one(f.store.since_checkpoint);
     Gauge "tidings_log_disk_bytes", "Size of the log on disk.",
         |f, to| to.one(f.store.log_bytes);
     Counter "tidings_log_records_total", "Records appended to the log on disk.",

@@ -23,6 +23,7 @@ mod crash;
 mod dev;
 mod disk;
 mod doors;
+mod limits;
 mod metrics;
 mod pressure;
 mod redis;

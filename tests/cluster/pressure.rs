@@ -14,7 +14,7 @@ use super::resp::{bulk, ok};
 const MIB: u64 = 1 << 20;
 
 /// Memory that the process has, in bytes.
-fn resident(node: &Node) -> u64 {
+pub(crate) fn resident(node: &Node) -> u64 {
     let status =
         std::fs::read_to_string(format!("/proc/{}/status", node.id())).expect("the process is there");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
