@@ -78,7 +78,7 @@ mod tests {
             now += Duration::from_millis(1);
             assert_eq!(share.spend(now, Duration::from_micros(400)), None);
         }
-        assert_eq!(share.spend(now, BURST), None);
+        assert_eq!(share.spend(now, BURST * 9 / 10), None, "what it has not used is there at once");
         assert!(share.spend(now, Duration::from_secs(1)).is_some());
     }
 }
