@@ -76,7 +76,7 @@ impl Pair {
                 let mut effects = node.take_effects(self.now);
                 for read in std::mem::take(&mut effects.reads) {
                     // There is no disk: what memory has let go of has been cut from the log there too.
-                    node.handle(self.now, Input::Read { link: read.link, id: read.id, runs: Vec::new() });
+                    node.handle(self.now, Input::FromLog { link: read.link, id: read.id, runs: Vec::new() });
                     effects.sends.extend(node.take_effects(self.now).sends);
                 }
                 sends[side] = effects.sends.into_iter().map(|(_, message)| message).collect();

@@ -64,7 +64,7 @@ pub enum Input {
     /// The deadline has come.
     Tick,
     /// Ops have been read from the log on disk; none if it does not have them any more, or cannot be read.
-    Read {
+    FromLog {
         /// For whom.
         link: LinkId,
         /// The request's.
@@ -129,7 +129,7 @@ pub struct Effects {
     pub answers: Vec<(Token, Answer)>,
     /// Act upon these.
     pub events: Vec<Event>,
-    /// Read these from the log, and come back with [`Input::Read`]. A newer one for a link replaces an older.
+    /// Read these from the log, and come back with [`Input::FromLog`]. A newer one for a link replaces an older.
     pub reads: Vec<DiskRead>,
 }
 
@@ -147,7 +147,28 @@ pub struct Engine {
     replica: Replica,
     gossip: Gossip,
     stopped: Option<String>,
-    out_of_memory: bool,
+    /// The bounds that are exceeded now.
+    short: Short,
+    refusals: Refusals,
+}
+
+/// The bounds of the node that are exceeded now, in bytes: then clients' writes are refused.
+/// What peers send is taken in all the same: refusing it would only have it come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Short {
+    /// The bound on memory; what frees memory goes on.
+    pub memory: Option<u64>,
+    /// The bound on the log since the last checkpoint.
+    pub log: Option<u64>,
+}
+
+/// Clients' writes that were refused because a bound was exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refusals {
+    /// For want of memory.
+    pub memory: u64,
+    /// For want of room in the log.
+    pub log: u64,
 }
 
 impl Engine {
@@ -169,7 +190,8 @@ impl Engine {
             replica,
             gossip: Gossip::new(settings, members, merges, seed, now),
             stopped: None,
-            out_of_memory: false,
+            short: Short::default(),
+            refusals: Refusals::default(),
         })
     }
 
@@ -178,8 +200,13 @@ impl Engine {
         if let Some(reason) = &self.stopped {
             return Err(WriteError::Stopped(reason.clone()));
         }
-        if self.out_of_memory && !write.only_removes() {
-            return Err(WriteError::OutOfMemory);
+        if let Some(bound) = self.short.log {
+            self.refusals.log += 1;
+            return Err(WriteError::LogFull { bound });
+        }
+        if let Some(bound) = self.short.memory.filter(|_| !write.only_removes()) {
+            self.refusals.memory += 1;
+            return Err(WriteError::OutOfMemory { bound });
         }
         self.replica.write(now.wall, write)
     }
@@ -193,7 +220,7 @@ impl Engine {
             Input::Writable { link } => gossip.writable(link),
             Input::Dropped { link } => gossip.on_dropped(link),
             Input::Message { link, message } => self.on_message(now, link, message),
-            Input::Read { link, id, runs } => gossip.on_read(replica, link, id, runs),
+            Input::FromLog { link, id, runs } => gossip.on_read(replica, link, id, runs),
             Input::Tick => gossip.on_tick(now, replica),
             Input::Push { link } => gossip.push_now(now, link),
             Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),
@@ -237,6 +264,12 @@ impl Engine {
         }
     }
 
+    /// Grows with all that peers bring which was lacking here: ops, and parts of states that were asked for.
+    pub fn brought(&self) -> u64 {
+        let gossip = self.gossip.counts();
+        self.replica.counts().received + gossip.blocks_received + gossip.merges
+    }
+
     /// What is to be done about all that has happened since the last call.
     pub fn take_effects(&mut self, now: Now) -> Effects {
         let Self { replica, gossip, .. } = self;
@@ -271,10 +304,14 @@ impl Engine {
         self.stopped.get_or_insert(reason);
     }
 
-    /// Whether the process holds more memory than it may: then clients' writes are
-    /// refused that do not free any; what peers send is taken in all the same.
-    pub fn set_out_of_memory(&mut self, yes: bool) {
-        self.out_of_memory = yes;
+    /// Says which bounds are exceeded, and what was said before.
+    pub fn set_short(&mut self, short: Short) -> Short {
+        std::mem::replace(&mut self.short, short)
+    }
+
+    /// Writes refused for that.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals
     }
 
     /// Why writes have stopped, if they have.

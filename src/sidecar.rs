@@ -228,7 +228,7 @@ fn options(config: &Config, credentials: &Credentials) -> Options {
             value: config.max_value_size.0 as usize,
         },
         ready_lag: config.ready_lag.into(),
-        max_memory: config.max_memory.0,
+        bounds: crate::node::Bounds { memory: config.max_memory.0, log: config.max_log.0 },
         audit_interval: config.audit_interval,
         checkpoint_bytes: config.checkpoint_size.0,
         store: store::Options {

@@ -3,7 +3,7 @@
 use tidings::core::parked::Room;
 use tidings::core::replica::Recovery;
 use tidings::core::table::HashKey;
-use tidings::engine::{Engine, Event, Input, LinkId, Now, Settings, Write, WriteError};
+use tidings::engine::{Engine, Event, Input, LinkId, Now, Settings, Short, Write, WriteError};
 use tidings_proto::cell::{ParkedState, ParkedTarget};
 use tidings_proto::message::{Pull, Push, Range, Sync};
 use tidings_proto::{Actor, Hello, Message, SeenEntries};
@@ -92,7 +92,7 @@ fn node() -> (tempfile::TempDir, tidings::node::Node) {
         log_memory: 1 << 20,
         limits: Default::default(),
         ready_lag: 1 << 20,
-        max_memory: 0,
+        bounds: Default::default(),
         audit_interval: std::time::Duration::ZERO,
         checkpoint_bytes: 1 << 30,
         store: Default::default(),
@@ -150,9 +150,9 @@ fn an_abort_ends_the_session_that_it_names() {
 fn out_of_memory_what_frees_goes_on() {
     let mut engine = engine("a");
     engine.write(now(1), Write::Set { key: b"k", value: b"v" }).unwrap();
-    engine.set_out_of_memory(true);
+    engine.set_short(Short { memory: Some(7), log: None });
     let refused = engine.write(now(1), Write::Set { key: b"l", value: b"v" });
-    assert_eq!(refused, Err(WriteError::OutOfMemory));
+    assert_eq!(refused, Err(WriteError::OutOfMemory { bound: 7 }));
     engine.write(now(1), Write::Delete { key: b"k" }).unwrap();
     assert!(engine.replica().state().is_empty());
 }

@@ -158,9 +158,12 @@ knobs! {
     ready_lag: u32 = "100000",
     /// Most Redis clients at once; further ones get an error and are closed.
     max_clients: u32 = "10000",
-    /// Memory of the process above which writes are refused with Redis's OOM error; reads and deletes go on.
-    /// 0 for no limit.
+    /// Memory of the process above which writes are refused with Redis's OOM error; reads, deletes and what peers send
+    /// go on. What deletes free can be written again. 0 for no limit.
     max_memory: Size = "0",
+    /// Log since the last checkpoint beyond which writes are refused with an error, if checkpoints fail or cannot keep
+    /// up; from half of it on writers are slowed. 0 for no limit.
+    max_log: Size = "4GiB",
     /// Longest key that a client may write.
     max_key_size: Size = "64KiB",
     /// Longest element of a set that a client may write.
@@ -334,6 +337,11 @@ impl Config {
                 "1MiB to 1GiB".into(),
             ),
             ("checkpoint_size", self.checkpoint_size >= Size(1 << 20), "1MiB or more".to_owned()),
+            (
+                "max_log",
+                self.max_log == Size(0) || self.max_log.0 >= self.checkpoint_size.0.saturating_mul(2),
+                "0, or twice checkpoint_size or more".to_owned(),
+            ),
             ("archive", can_open(&self.archive), NO_BUCKETS.to_owned()),
             ("restore_from", can_open(&self.restore_from), NO_BUCKETS.to_owned()),
             (

@@ -2,6 +2,11 @@
 
 /// Most actors that a replica tells apart: one per start of a node that wrote.
 pub const ACTORS: usize = 1 << 20;
+/// Most actors that one peer may announce and of whom nothing has come, and most of them in all.
+/// What is announced beyond is passed over, and looked at again when it is announced again.
+pub const UNSEEN_OF_LINK: usize = 1 << 10;
+/// See [`UNSEEN_OF_LINK`].
+pub const UNSEEN: usize = 1 << 14;
 /// Most writes of one actor: at a million a second, half a year of one process; then a new incarnation.
 pub const SEQ: u64 = (1 << 44) - 1;
 /// Most parked removals. At the bound an op that would park more is not

@@ -71,6 +71,17 @@ impl Cells {
         self.key.len() + versions.chain(members).chain(parts).sum::<usize>()
     }
 
+    /// About how many bytes of memory the cells take; 0 if there are none.
+    pub(super) fn bytes(&self) -> u64 {
+        if self.is_blank() {
+            return 0;
+        }
+        let versions: usize = self.register.versions().iter().map(|version| version.value.len()).sum();
+        let parts = [&self.pn, &self.g].into_iter().flatten().map(|parts| 128 * parts.iter().count());
+        let set = self.set.as_ref().map_or(0, |set| set.bytes());
+        (128 + self.key.len() + versions + set + parts.sum::<usize>()) as u64
+    }
+
     /// Flips a bit of a value: see `State::rot`.
     #[cfg(any(test, feature = "mutants"))]
     pub(super) fn rot(&mut self) -> bool {

@@ -129,6 +129,14 @@ pub struct DiskRead {
     pub budget: usize,
 }
 
+/// How many more authors of whom nothing has come a peer may announce.
+fn room_for_unseen(replica: &Replica, link: &Link) -> usize {
+    let unseen = || replica.places().filter(|ix| replica.state().seen(*ix) == 0);
+    let announced = unseen().filter(|ix| link.known(*ix) > 0).count();
+    let all = unseen().count();
+    bounds::UNSEEN_OF_LINK.saturating_sub(announced).min(bounds::UNSEEN.saturating_sub(all))
+}
+
 /// What the answer to a request of the live zone says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -233,11 +241,15 @@ pub struct GossipCounts {
     pub incarnations_changed: u64,
     /// Messages refused as malformed or out of place.
     pub refused: u64,
+    /// Announced authors of whom nothing has come, beyond the bound on them.
+    pub ignored: u64,
+    /// Times that a peer was offered again what it was not known to have.
+    pub reoffers: u64,
 }
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 21] {
+    pub fn figures(&self) -> [(&'static str, u64); 23] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -260,6 +272,8 @@ impl GossipCounts {
             ("blocks_reused", self.blocks_reused),
             ("incarnations_changed", self.incarnations_changed),
             ("refused", self.refused),
+            ("ignored", self.ignored),
+            ("reoffers", self.reoffers),
         ]
     }
 }
@@ -451,9 +465,18 @@ impl Gossip {
     /// this process does not know, its incarnation has been used before.
     pub(super) fn absorb(&mut self, replica: &mut Replica, id: LinkId, entries: &SeenEntries) {
         let Some(link) = self.links.get_mut(&id) else { return };
+        let mut room = None;
         for (actor, seq) in entries.iter() {
-            let Ok(ix) = replica.intern(&actor) else { continue };
-            raise(&mut link.known, ix, seq);
+            let ix = replica.state().actors().find(&actor).or_else(|| {
+                let room = room.get_or_insert_with(|| room_for_unseen(replica, link));
+                *room = room.checked_sub(1)?;
+                replica.intern(&actor).ok()
+            });
+            match ix {
+                Some(ix) => raise(&mut link.known, ix, seq),
+                // It is announced again until it is known to be here.
+                None => self.counts.ignored += 1,
+            }
         }
         let own = link.known(replica.own());
         self.own_elsewhere(replica, own);

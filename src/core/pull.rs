@@ -420,13 +420,15 @@ impl Gossip {
         let known = |actor: &ActorIx| link.known(*actor);
         for (actor, asked_from) in flight.actors {
             let seen = replica.state().seen(actor);
+            let name = replica.state().actors().get(actor);
+            // What came and could not be applied waits for something of others: they are asked for first.
+            let stuck = seen == asked_from && runs.iter().any(|run| run.actor == *name);
             // Whoever has more has it from the origin, which has most likely sent it here too.
-            let progress = more || seen > asked_from && known(&actor) > seen;
+            let progress = more && !stuck || seen > asked_from && known(&actor) > seen;
             if let Some(want) = self.wants.actors.get_mut(&actor) {
                 want.asked = None;
                 want.slow.remove(&from);
                 want.not_before = if progress { now.mono } else { now.mono + GRACE };
-                let name = replica.state().actors().get(actor);
                 if missing.iter().any(|range| range.actor == *name) {
                     want.short.insert(from);
                     want.not_before = now.mono;

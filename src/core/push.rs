@@ -72,6 +72,7 @@ impl Gossip {
             let behind = replica.places().any(|actor| link.known(actor) < replica.state().seen(actor));
             let quiet = link.pushed_at + self.settings.push_interval * 500 <= now.mono;
             if behind && quiet {
+                self.counts.reoffers += 1;
                 link.told.clone_from(&link.known);
                 link.news_at = Some(now.mono);
             }

@@ -32,16 +32,24 @@ impl Named for Member {
 
 /// The elements of one key.
 #[derive(Debug, Clone)]
-pub struct Set(Table<Member>);
+pub struct Set(Table<Member>, usize);
+
+/// About how many bytes an element takes beside its own.
+const BESIDE: usize = 48;
 
 impl Set {
     pub(super) fn new(key: HashKey) -> Self {
-        Self(Table::new(key))
+        Self(Table::new(key), 0)
     }
 
     /// How many elements.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// About how many bytes of memory they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.1
     }
 
     /// Whether there is none.
@@ -76,9 +84,13 @@ impl Set {
 
     /// Drops the dots for which `keep` says no, and the elements with their last dot.
     pub(super) fn retain_dots(&mut self, mut keep: impl FnMut(&[u8], ShortDot) -> bool) {
-        self.0.retain(|member| {
+        let Self(table, bytes) = self;
+        table.retain(|member| {
             let Member { element, dots } = member;
             dots.retain(|dot| keep(element, *dot));
+            if dots.is_empty() {
+                *bytes -= element.len() + BESIDE;
+            }
             !dots.is_empty()
         });
     }
@@ -87,6 +99,9 @@ impl Set {
         let make = || Member { element: element.into(), dots: SmallVec::new() };
         let member = self.0.get_or_insert(self.0.hash(element), element, make);
         debug_assert!(!member.dots.contains(&dot), "a dot is issued once");
+        if member.dots.is_empty() {
+            self.1 += element.len() + BESIDE;
+        }
         member.dots.push(dot);
     }
 
@@ -98,6 +113,7 @@ impl Set {
         member.dots.swap_remove(at);
         if member.dots.is_empty() {
             self.0.remove(hash, element);
+            self.1 -= element.len() + BESIDE;
         }
         true
     }

@@ -152,6 +152,7 @@ pub(super) struct Shape {
     members: usize,
     pn: bool,
     g: bool,
+    bytes: u64,
 }
 
 impl Shape {
@@ -161,6 +162,7 @@ impl Shape {
             members: cells.set().map_or(0, |set| set.len()),
             pn: cells.counter(Counter::Pn).is_some_and(|parts| parts.stands()),
             g: cells.counter(Counter::G).is_some_and(|parts| parts.stands()),
+            bytes: cells.bytes(),
         }
     }
 
@@ -188,6 +190,8 @@ pub struct Tallies {
     pub version_conflicts: u64,
     /// Keys used as several kinds at once.
     pub kind_conflicts: u64,
+    /// About how many bytes of memory the cells take.
+    pub bytes: u64,
 }
 
 impl Tallies {
@@ -207,6 +211,7 @@ impl Tallies {
         change(&mut self.members, shape.members as u64);
         change(&mut self.version_conflicts, u64::from(shape.versions > 1));
         change(&mut self.kind_conflicts, u64::from(visible > 1));
+        change(&mut self.bytes, shape.bytes);
     }
 }
 

@@ -86,7 +86,7 @@ pub enum WriteError {
     #[error("increment or decrement would overflow")]
     Overflow,
     /// A key, element or value is over its bound.
-    #[error("{what} of {size} bytes is longer than {bound}")]
+    #[error("{what} of {size} bytes is longer than max_{what}_size, which is {bound} bytes")]
     TooLong {
         /// Which.
         what: &'static str,
@@ -96,8 +96,19 @@ pub enum WriteError {
         bound: usize,
     },
     /// The process holds more memory than it may; what frees memory goes on.
-    #[error("the memory limit is reached")]
-    OutOfMemory,
+    #[error("the process holds more memory than max_memory, which is {bound} bytes; deletes and reads go on")]
+    OutOfMemory {
+        /// The bound in bytes.
+        bound: u64,
+    },
+    /// The log has grown to its bound since the last checkpoint; a checkpoint frees it.
+    #[error(
+        "the log since the last checkpoint has reached max_log, which is {bound} bytes; writes go on once there is a checkpoint"
+    )]
+    LogFull {
+        /// The bound in bytes.
+        bound: u64,
+    },
     /// The disk failed and the node takes no writes until it is restarted, or another
     /// process writes as this incarnation and the node has not begun another yet.
     #[error("writes have stopped: {0}")]

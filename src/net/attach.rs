@@ -71,8 +71,8 @@ impl Handler for Attached {
         Ok(())
     }
 
-    fn message(&self, link: LinkId, message: Message) {
-        self.node.message(link, message);
+    fn message(&self, link: LinkId, message: Message) -> bool {
+        self.node.message(link, message)
     }
 
     fn writable(&self, link: LinkId) {
@@ -176,6 +176,7 @@ fn facts_of(stats: &NetStats) -> NetFacts {
         refused_by_peer: reasons(&stats.refused_by_peer),
         ended: reasons(&stats.ended),
         dial_failures: stats.dial_failures.get(),
+        pauses: stats.pauses.get(),
         clock_offset_ms: None,
     }
 }

@@ -15,12 +15,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::REASON_BYTES;
 use super::endpoint::Shared;
 use super::greeting::{Greeted, Lanes, greet};
 use super::lane::{self, Frame, LaneError, Queue, QueueFull, Reader};
 use super::reason::{Ending, Reason};
+use super::share::{Share, thread_time};
 use super::stats::NetStats;
+use super::{REASON_BYTES, TURN};
 
 pub use crate::engine::LinkId;
 
@@ -36,6 +37,8 @@ struct Inner {
     news: Queue,
     bulk: Queue,
     stats: Arc<NetStats>,
+    /// What the peer may cost.
+    share: Mutex<Share>,
     up: AtomicBool,
     /// Why we closed it, if we did.
     closed: Mutex<Option<Ending>>,
@@ -58,6 +61,7 @@ impl LinkHandle {
             news: Queue::new(Lane::News),
             bulk: Queue::new(Lane::Bulk),
             stats,
+            share: Mutex::new(Share::new(Instant::now())),
             up: AtomicBool::new(false),
             closed: Mutex::default(),
             gone: CancellationToken::new(),
@@ -119,6 +123,16 @@ impl LinkHandle {
 
     pub(super) fn is_alive(&self) -> bool {
         self.0.connection.close_reason().is_none()
+    }
+
+    /// Has the peer pay for what it asked; whoever is over its share waits.
+    async fn charge(&self, spent: Duration) {
+        let Some((pause, count)) = self.0.share.lock().spend(Instant::now(), spent) else { return };
+        self.0.stats.pauses.add(1);
+        if count.is_power_of_two() {
+            warn!(peer = %self.peer(), count, "it asks for more than its share of this node's time: not reading from it for a while");
+        }
+        tokio::time::sleep(pause).await;
     }
 
     pub(super) fn queue(&self, lane: Lane) -> &Queue {
@@ -274,17 +288,19 @@ async fn read_bulk(net: Arc<Shared>, link: LinkHandle) -> Ending {
 }
 
 async fn read_lane(net: Arc<Shared>, link: LinkHandle, mut reader: Reader) -> Ending {
-    let ending = read_messages(&net, link.id(), &mut reader).await;
+    let ending = read_messages(&net, &link, &mut reader).await;
     link.end(ending.clone());
     ending
 }
 
-async fn read_messages(net: &Shared, link: LinkId, reader: &mut Reader) -> Ending {
+async fn read_messages(net: &Shared, link: &LinkHandle, reader: &mut Reader) -> Ending {
+    let mut turn = Duration::ZERO;
     loop {
         let body = match reader.next().await {
             Ok(body) => body,
             Err(error) => return net.lane_ending(&error),
         };
+        let began = thread_time();
         let message = match decode_message(&body) {
             Ok(message) if message.lane() == reader.lane() => message,
             Ok(message) => {
@@ -294,7 +310,17 @@ async fn read_messages(net: &Shared, link: LinkId, reader: &mut Reader) -> Endin
             Err(error) => return net.lane_ending(&error.into()),
         };
         net.stats.received(reader.lane(), message.kind(), PREFIX + body.len());
-        net.handler.message(link, message);
+        let brought = net.handler.message(link.id(), message);
+        let spent = thread_time().saturating_sub(began);
+        if !brought {
+            link.charge(spent).await;
+        }
+        // While more is at hand this task would not let go of its thread, nor of what it has woken there.
+        turn += spent;
+        if turn > TURN {
+            turn = Duration::ZERO;
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod identity;
 mod lane;
 pub mod link;
 mod reason;
+mod share;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,8 @@ pub const COALESCE_BYTES: usize = 4 << 10;
 pub const HELLO_BYTES: usize = 8 << 10;
 /// Bytes a peer may have under way to us on one lane, and we to it.
 pub const LANE_WINDOW: u32 = 2 << 20;
+/// For how long the messages of one lane are taken in before other tasks have their turn.
+pub const TURN: Duration = Duration::from_micros(500);
 /// Most handshakes under way, accepted but not yet through HELLO.
 pub const MAX_HANDSHAKES: usize = 128;
 /// Most addresses to keep dialling.
@@ -87,8 +90,9 @@ pub trait Handler: Send + Sync + 'static {
     fn link_up(&self, link: &LinkHandle, hello: Hello) -> Result<(), Refusal>;
 
     /// A message arrived. To be quick: while it runs, no further message of the same lane is read, so that a handler
-    /// that cannot keep up slows down that peer and nobody else.
-    fn message(&self, link: LinkId, message: Message);
+    /// that cannot keep up slows down that peer and nobody else. Answers whether it brought something that was lacking;
+    /// what did not is charged to the peer.
+    fn message(&self, link: LinkId, message: Message) -> bool;
 
     /// Everything queued on the link's news lane was taken by QUIC: there is room for news.
     fn writable(&self, link: LinkId);

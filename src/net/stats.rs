@@ -99,6 +99,8 @@ pub struct NetStats {
     pub news_queue_full: Counter,
     /// Frames dropped because a bulk lane's queue was full; sync repairs what was in them.
     pub bulk_queue_full: Counter,
+    /// Times that a peer was not read from for a while, because it asked for more than its share.
+    pub pauses: Counter,
     /// Frames received that were over their bound; the link was closed.
     pub oversized: Counter,
     /// Frames received that did not decode; the link was closed.
@@ -122,6 +124,7 @@ impl Default for NetStats {
             bulk: Traffic::default(),
             news_queue_full: Counter::default(),
             bulk_queue_full: Counter::default(),
+            pauses: Counter::default(),
             oversized: Counter::default(),
             malformed: Counter::default(),
             kinds: Message::KINDS.iter().map(|_| Traffic::default()).collect(),

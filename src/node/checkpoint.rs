@@ -35,15 +35,11 @@ pub(super) struct Due {
 }
 
 impl Node {
-    /// Writes a checkpoint whenever one is due, and minds the memory limit, until
-    /// the node stops. A thread of its own runs it.
-    pub(super) fn run_checkpoints(&self, due: Due, max_memory: u64) {
+    /// Writes a checkpoint whenever one is due, until the node stops. A thread of its own runs it.
+    pub(super) fn run_checkpoints(&self, due: Due) {
         let mut last = Instant::now();
         while !self.0.stopping.load(Ordering::Acquire) {
             self.0.checkpoints.look.wait(LOOK_EVERY);
-            if max_memory > 0 {
-                self.lock().set_out_of_memory(super::resident_bytes() > max_memory);
-            }
             let logged = self.0.housekeeper.bytes_since_checkpoint();
             let late = due.interval.is_some_and(|interval| logged > 0 && last.elapsed() >= interval);
             if (logged >= due.bytes || late) && !self.0.stopping.load(Ordering::Acquire) {

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use tidings_proto::Message;
+use tidings_proto::message::{Pull, Sync};
+use tidings_proto::{Message, Run, bounds};
 
 use super::{Node, wall_millis};
 use crate::engine::{Effects, Input, LinkId};
@@ -18,6 +19,9 @@ const SYNC_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 
 /// Most batches that wait for one sync under `fsync = "always"`; then writers wait for it.
 const MOST_UNSYNCED: usize = 4_096;
+
+/// Most bytes of ops and cells in messages that wait for one sync; then whoever adds to them waits for it.
+const MOST_UNSYNCED_BYTES: usize = 16 << 20;
 
 /// A place in the log: what was committed up to here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -49,11 +53,12 @@ pub(super) struct Committer {
     store: Option<Store>,
     /// Messages that wait until the log is synced up to there.
     unsynced: VecDeque<(Lsn, Vec<(LinkId, Message)>)>,
+    unsynced_bytes: usize,
 }
 
 impl Committer {
     pub(super) fn new(store: Store) -> Self {
-        Self { store: Some(store), unsynced: VecDeque::new() }
+        Self { store: Some(store), unsynced: VecDeque::new(), unsynced_bytes: 0 }
     }
 
     pub(super) fn take_store(&mut self) -> Option<Store> {
@@ -70,6 +75,21 @@ impl Committer {
         }
         Ok(store.written())
     }
+}
+
+/// Bytes of ops and cells in messages, about: what makes them large.
+fn payload(sends: &[(LinkId, Message)]) -> usize {
+    let ops = |runs: &[Run]| runs.iter().map(|run| run.ops.len()).sum::<usize>();
+    let size = |message: &Message| match message {
+        Message::Push(push) => ops(&push.runs),
+        Message::Pull(Pull::Batch { runs, .. })
+        | Message::Sync(Sync::Ack { runs, .. } | Sync::Ack2 { runs, .. }) => ops(runs),
+        // An answer holds at most so much, or one larger key.
+        Message::Pull(Pull::Cells { .. }) => bounds::BATCH,
+        Message::Sync(Sync::Block { block, .. }) => block.len(),
+        _ => 0,
+    };
+    sends.iter().map(|(_, message)| size(message)).sum()
 }
 
 /// Wakes one thread, now or at its next wait.
@@ -160,9 +180,10 @@ impl Node {
         if !wait {
             self.dispatch(sends);
         } else {
+            committer.unsynced_bytes += payload(&sends);
             committer.unsynced.push_back((written, sends));
             self.0.sync_wanted.notify();
-            if committer.unsynced.len() >= MOST_UNSYNCED {
+            if committer.unsynced.len() >= MOST_UNSYNCED || committer.unsynced_bytes >= MOST_UNSYNCED_BYTES {
                 self.sync(committer);
             }
         }
@@ -239,6 +260,7 @@ impl Node {
         });
         while committer.unsynced.front().is_some_and(|(lsn, _)| *lsn <= durable) {
             let (_, sends) = committer.unsynced.pop_front().expect("just seen");
+            committer.unsynced_bytes -= payload(&sends);
             self.dispatch(sends);
         }
     }

@@ -7,6 +7,7 @@ use super::api::MemberCounts;
 use crate::core::link::{GossipCounts, Lags};
 use crate::core::replica::OpCounts;
 use crate::core::view::Tallies;
+use crate::engine::Refusals;
 
 /// Counts by a label of few values.
 pub type ByLabel = BTreeMap<&'static str, u64>;
@@ -16,6 +17,8 @@ pub type ByLabel = BTreeMap<&'static str, u64>;
 pub struct Facts {
     /// What happened to ops.
     pub ops: OpCounts,
+    /// Writes refused because a bound was exceeded.
+    pub refusals: Refusals,
     /// What the protocol did.
     pub gossip: GossipCounts,
     /// How long ops took to arrive.
@@ -78,6 +81,8 @@ pub struct NetFacts {
     pub ended: ByLabel,
     /// Attempts to reach an address that failed.
     pub dial_failures: u64,
+    /// Times that a peer was not read from, because it asked for more than its share.
+    pub pauses: u64,
     /// How far this node's clock is ahead of the median of its peers', in milliseconds; none without peers.
     pub clock_offset_ms: Option<i64>,
 }
@@ -91,6 +96,8 @@ pub struct StoreFacts {
     pub records: u64,
     /// Bytes appended to the log.
     pub appended_bytes: u64,
+    /// Bytes logged since the last checkpoint.
+    pub since_checkpoint: u64,
     /// Audits of memory.
     pub audits: u64,
     /// Damaged files that audits found.

@@ -61,7 +61,7 @@ impl Node {
                     "the log cannot be read back; the peer gets what it lacks by a context merge"
                 ),
             }
-            self.handle(Input::Read { link, id, runs: gather.finish() });
+            self.handle(Input::FromLog { link, id, runs: gather.finish() });
         }
     }
 }

@@ -16,6 +16,7 @@ mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod handoff;
+mod limits;
 mod open;
 mod operator;
 mod rows;
@@ -32,6 +33,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 pub use commit::{CommitError, Ticket};
 pub use facts::{ByLabel, NetFacts, ProcessFacts, ReplicaFacts, RespFacts, StoreFacts};
+pub use limits::Bounds;
 pub use open::{Options, StartError};
 pub use operator::Desk;
 pub use text::unescape;
@@ -73,6 +75,7 @@ struct Inner {
     answers: Mutex<std::collections::BTreeMap<Token, oneshot::Sender<Answer>>>,
     checkpoints: checkpoint::Counts,
     audits: audit::Counts,
+    limits: limits::Minding,
     stopping: AtomicBool,
     gone: watch::Sender<bool>,
     log_records: AtomicU64,
@@ -241,6 +244,7 @@ impl Node {
         self.0.checkpoints.look.notify();
         self.0.audits.look.notify();
         self.0.handoff.look.notify();
+        self.0.limits.look.notify();
         self.0.wake.notify_one();
         self.0.archiver.stop();
         let store = self.0.committer.lock().take_store();
@@ -352,18 +356,19 @@ impl Node {
         self.handle(Input::Writable { link });
     }
 
-    /// A message arrived.
-    pub fn message(&self, link: LinkId, message: Message) {
-        self.handle(Input::Message { link, message });
+    /// A message arrived. Answers whether it brought something that was lacking here.
+    pub fn message(&self, link: LinkId, message: Message) -> bool {
+        let brought = {
+            let mut engine = self.lock();
+            let before = engine.brought();
+            engine.handle(self.now(), Input::Message { link, message });
+            engine.brought() > before
+        };
+        // A failure has stopped the engine and been logged.
+        let _ = self.commit();
         if self.0.waiting.load(Ordering::Acquire) > 0 {
             self.0.acked.notify_waiters();
         }
+        brought
     }
-}
-
-/// What the system says of the process's memory, in bytes.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
 }

@@ -47,8 +47,8 @@ pub struct Options {
     pub limits: Limits,
     /// Writes that peers have and this node lacks beyond which it is not ready.
     pub ready_lag: u64,
-    /// Memory of the process, in bytes, beyond which clients' writes are refused; 0 for no limit.
-    pub max_memory: u64,
+    /// Bounds beyond which clients' writes are refused.
+    pub bounds: super::limits::Bounds,
     /// Time between audits of memory and disk; zero for none but those asked for.
     pub audit_interval: Duration,
     /// Bytes logged between checkpoints.
@@ -141,6 +141,7 @@ impl Node {
             answers: Mutex::default(),
             checkpoints: super::checkpoint::Counts::default(),
             audits: super::audit::Counts::default(),
+            limits: super::limits::Minding { bounds: options.bounds, ..Default::default() },
             stopping: AtomicBool::new(false),
             gone: watch::Sender::new(false),
             log_records: AtomicU64::new(0),
@@ -149,17 +150,17 @@ impl Node {
         let node = Self(Arc::new(inner));
         node.commit().map_err(|error| StartError::Write { dir: options.data_dir, reason: error.0 })?;
         let due = Due { bytes: options.checkpoint_bytes, interval };
-        node.start_threads(due, options.max_memory, options.audit_interval)?;
+        node.start_threads(due, options.audit_interval)?;
         Ok(node)
     }
 
-    fn start_threads(&self, due: Due, max_memory: u64, audits: Duration) -> std::io::Result<()> {
+    fn start_threads(&self, due: Due, audits: Duration) -> std::io::Result<()> {
         let node = self.clone();
         std::thread::Builder::new().name("log-sync".into()).spawn(move || node.run_syncs())?;
         let node = self.clone();
-        std::thread::Builder::new()
-            .name("checkpoint".into())
-            .spawn(move || node.run_checkpoints(due, max_memory))?;
+        std::thread::Builder::new().name("checkpoint".into()).spawn(move || node.run_checkpoints(due))?;
+        let node = self.clone();
+        std::thread::Builder::new().name("limits".into()).spawn(move || node.run_limits())?;
         let node = self.clone();
         std::thread::Builder::new().name("audit".into()).spawn(move || node.run_audits(audits))?;
         let node = self.clone();

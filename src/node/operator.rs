@@ -202,7 +202,9 @@ impl Desk {
                 Refusal::Conflict(error.to_string())
             }
             WriteError::TooLong { .. } => Refusal::Invalid(error.to_string()),
-            WriteError::OutOfMemory | WriteError::Stopped(_) => Refusal::Unavailable(error.to_string()),
+            WriteError::OutOfMemory { .. } | WriteError::LogFull { .. } | WriteError::Stopped(_) => {
+                Refusal::Unavailable(error.to_string())
+            }
         };
         let write = |write: Write<'_>| self.node.lock().write(self.node.now(), write).map_err(refused);
         let written = match &change {
@@ -225,6 +227,7 @@ impl Desk {
         let failed = |error: super::CommitError| Refusal::Unavailable(error.to_string());
         let ticket = self.node.commit().map_err(failed)?;
         self.node.durable(ticket).await.map_err(failed)?;
+        self.node.pace().await;
         Ok(match written {
             engine::Written::Done => Written { changed: 1, value: None },
             engine::Written::Removed(removed) => Written { changed: removed.into(), value: None },
@@ -280,6 +283,7 @@ impl Node {
         StoreFacts {
             log_bytes: self.0.housekeeper.log_bytes(),
             records: read(&self.0.log_records),
+            since_checkpoint: self.0.housekeeper.bytes_since_checkpoint(),
             appended_bytes: read(&self.0.log_bytes),
             audits: read(&self.0.audits.done),
             damaged: read(&self.0.audits.damaged),
@@ -431,6 +435,7 @@ impl Operator for Desk {
         let state = replica.state();
         Facts {
             ops: replica.counts(),
+            refusals: engine.refusals(),
             gossip: gossip.counts(),
             lags: *gossip.lags(),
             tallies: *state.tallies(),
@@ -450,7 +455,7 @@ impl Operator for Desk {
             process: ProcessFacts {
                 start_time: node.about().started_at / 1_000,
                 ready,
-                resident_bytes: super::resident_bytes(),
+                resident_bytes: super::limits::resident_bytes(),
             },
         }
     }

@@ -90,7 +90,10 @@ impl From<WriteError> for Failure {
             WriteError::WrongKind(_) => Self::WrongKind,
             WriteError::NotAnInteger => Self::NotAnInteger,
             WriteError::Overflow => Self::err("increment or decrement would overflow"),
-            WriteError::OutOfMemory => Self::text("OOM command not allowed when used memory > 'maxmemory'."),
+            WriteError::OutOfMemory { bound } => Self::text(format!(
+                "OOM command not allowed when used memory > 'maxmemory': max_memory is {bound} bytes."
+            )),
+            WriteError::LogFull { .. } => Self::text(format!("BUSY {error}")),
             WriteError::Stopped(_) => Self::text(format!("IOERR {error}")),
             other => Self::err(other),
         }

@@ -88,11 +88,12 @@ impl Client {
         }
     }
 
-    /// A commit begins; it covers all that this connection has seen.
-    pub(crate) fn seal(&self) {
+    /// A commit begins; it covers all that this connection has seen. Says whether it has written.
+    pub(crate) fn seal(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
         inner.queued = false;
         inner.sealed_writes = inner.talk.seal();
+        inner.sealed_writes
     }
 
     /// The commit came to its end.

@@ -51,7 +51,7 @@ pub struct Limits {
     pub inline: usize,
     /// Most arguments of a command. Default 1,048,576.
     pub args: usize,
-    /// Longest argument. Default 16 MiB, the longest value.
+    /// Longest argument. Default 32 MiB: twice the longest value, so that one that is too long is told its bound.
     pub bulk: usize,
     /// Most input held for one connection, and so the longest command; one that is longer
     /// is an error that closes its connection. Default 64 MiB.
@@ -70,7 +70,7 @@ impl Default for Limits {
             clients: 10_000,
             inline: 64 << 10,
             args: 1 << 20,
-            bulk: 16 << 20,
+            bulk: 32 << 20,
             query: 64 << 20,
             output: 256 << 20,
             buffers: 1 << 30,

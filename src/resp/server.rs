@@ -229,12 +229,15 @@ async fn commit(worker: Rc<Worker>) {
     loop {
         worker.bell.notified().await;
         std::mem::swap(&mut batch, &mut *worker.pending.borrow_mut());
-        batch.iter().for_each(|client| client.seal());
+        let writes = batch.iter().fold(false, |writes, client| client.seal() | writes);
         worker.stats.batches.add(1);
         let outcome = match worker.node.commit() {
             Ok(ticket) => worker.node.durable(ticket).await,
             Err(error) => Err(error),
         };
+        if writes {
+            worker.node.pace().await;
+        }
         let failure = outcome.err().map(|error| error.to_string());
         for client in batch.drain(..) {
             client.settle(&worker, failure.as_deref());

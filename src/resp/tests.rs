@@ -37,7 +37,7 @@ impl Home {
             checkpoint_bytes: 1 << 30,
             limits: Default::default(),
             ready_lag: 1 << 20,
-            max_memory: 0,
+            bounds: Default::default(),
             audit_interval: std::time::Duration::ZERO,
             store: store::Options { segment_bytes: 1 << 20, ..Default::default() },
             archive: Default::default(),

@@ -64,8 +64,12 @@ const READ: &[Metric] = metrics! {
     Gauge "tidings_writes_stopped", "1 if writes are refused after an IO error, else 0.",
         |f, to| to.one(f.store.writes_stopped.into());
 
+    Counter "tidings_writes_refused_total", "Clients' writes refused because a bound was exceeded, by bound: memory (max_memory) or log (max_log).",
+        |f, to| to.ways("bound", [("memory", f.refusals.memory), ("log", f.refusals.log)]);
     Counter "tidings_pushes_total", "Pushes of news, by direction.",
         |f, to| to.ways("direction", [("sent", f.gossip.pushes_sent), ("received", f.gossip.pushes_received)]);
+    Counter "tidings_reoffers_total", "Times that a peer was offered again what it was not known to have.",
+        |f, to| to.one(f.gossip.reoffers);
     Counter "tidings_pulls_total", "Requests for ops, by outcome: sent, answered (to others), timed_out.",
         |f, to| to.ways("outcome", [
             ("sent", f.gossip.pulls_sent), ("answered", f.gossip.pulls_answered), ("timed_out", f.gossip.pulls_timed_out),
@@ -104,6 +108,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.ops.conflicts);
     Counter "tidings_messages_refused_total", "Messages refused as malformed or out of place.",
         |f, to| to.one(f.gossip.refused);
+    Counter "tidings_announcements_ignored_total", "Announced authors of whom nothing has come yet, beyond how many are kept; announced again they are looked at anew.",
+        |f, to| to.one(f.gossip.ignored);
     Counter "tidings_incarnations_changed_total", "Own incarnations given up because a peer knew more of their writes.",
         |f, to| to.one(f.gossip.incarnations_changed);
 
@@ -138,6 +144,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways_by("kind", [("sent", &f.net.bytes_sent), ("received", &f.net.bytes_received)]);
     Counter "tidings_messages_dropped_total", "Messages dropped because a queue was full, by lane; anti-entropy repairs it.",
         |f, to| to.by("lane", &f.net.dropped);
+    Counter "tidings_peer_pauses_total", "Times that a peer was not read from for a while, because it asked for more than its share of this node's time.",
+        |f, to| to.one(f.net.pauses);
     Counter "tidings_connections_refused_total", "Connections refused before they became links, by reason and by whom: us or peer.",
         |f, to| {
             f.net.refused.iter().for_each(|(reason, n)| to.put(&[("reason", reason), ("by", "us")], *n));
@@ -152,6 +160,8 @@ const READ: &[Metric] = metrics! {
 
     Gauge "tidings_log_memory_bytes", "Size of the log of recent ops in memory.",
         |f, to| to.one(f.replica.log_bytes);
+    Gauge "tidings_log_since_checkpoint_bytes", "Log since the last checkpoint; writes are slowed from half of max_log on.",
+        |f, to| to.one(f.store.since_checkpoint);
     Gauge "tidings_log_disk_bytes", "Size of the log on disk.",
         |f, to| to.one(f.store.log_bytes);
     Counter "tidings_log_records_total", "Records appended to the log on disk.",

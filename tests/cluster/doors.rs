@@ -22,12 +22,12 @@ use super::http;
 use super::process::{PATIENCE, tidings, wait_for};
 use super::resp::{Redis, bulk, ok};
 
-const ALPN: &str = "tidings/1";
+pub(crate) const ALPN: &str = "tidings/1";
 
 /// Who knocks: without a certificate or with one.
-struct Stranger {
-    identity: Option<Issued>,
-    alpn: &'static str,
+pub(crate) struct Stranger {
+    pub(crate) identity: Option<Issued>,
+    pub(crate) alpn: &'static str,
 }
 
 /// Believes every server: the other side is what is tested.
@@ -70,7 +70,7 @@ impl ServerCertVerifier for Trusting {
 }
 
 impl Stranger {
-    fn config(&self) -> quinn::ClientConfig {
+    pub(crate) fn config(&self) -> quinn::ClientConfig {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])

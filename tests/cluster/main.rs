@@ -7,6 +7,7 @@
 
 mod cluster;
 mod http;
+mod peer;
 mod process;
 mod resp;
 #[cfg(feature = "archive")]
@@ -23,7 +24,9 @@ mod dev;
 mod disk;
 mod doors;
 mod handoff;
+mod limits;
 mod metrics;
+mod pressure;
 mod redis;
 mod restore;
 mod resume;

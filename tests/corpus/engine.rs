@@ -151,7 +151,7 @@ impl World {
             let mut gather = Gather::new(read.ranges, read.budget);
             let records = &self.nodes[at].disk[first - 1..last];
             let _ = records.iter().all(|record| gather.record(record));
-            self.handle(at, Input::Read { link: read.link, id: read.id, runs: gather.finish() });
+            self.handle(at, Input::FromLog { link: read.link, id: read.id, runs: gather.finish() });
         }
         self.bounds_hold(at);
     }

@@ -210,7 +210,7 @@ impl Search {
 /// Whether everything that a reader can ask is answered by what stands.
 fn readers_agree(replica: &Replica, stand: &Stand) -> bool {
     let state = replica.state();
-    *state.tallies() == recount(stand)
+    *state.tallies() == recount(state, stand)
         && state.len() == stand.len()
         && shown(state, KEY) == should_show(stand.get(KEY))
 }

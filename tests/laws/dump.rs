@@ -92,9 +92,9 @@ fn standing(state: &State, cells: &Cells, parts: &mut BTreeMap<(Bytes, Counter, 
     standing
 }
 
-/// The tallies, counted anew.
-pub fn recount(stand: &Stand) -> Tallies {
-    let mut tallies = Tallies::default();
+/// The tallies, counted anew: what readers see from what stands, the memory from the cells.
+pub fn recount(state: &State, stand: &Stand) -> Tallies {
+    let mut tallies = Tallies { bytes: state.cells().map(bytes).sum(), ..Tallies::default() };
     for standing in stand.values() {
         let has = |counter| standing.sums.keys().any(|(c, _)| *c == counter);
         let (set, register) = (!standing.members.is_empty(), !standing.versions.is_empty());
@@ -111,6 +111,15 @@ pub fn recount(stand: &Stand) -> Tallies {
         tallies.kind_conflicts += u64::from(visible > 1);
     }
     tallies
+}
+
+/// The memory that cells count for: what they hold, and so much for each key, element and part.
+fn bytes(cells: &Cells) -> u64 {
+    let versions = cells.register().versions().iter().map(|version| version.value.len());
+    let elements = cells.set().into_iter().flat_map(|set| set.iter()).map(|element| element.len() + 48);
+    let counters = [Counter::Pn, Counter::G].into_iter().filter_map(|counter| cells.counter(counter));
+    let parts = counters.flat_map(|parts| parts.iter()).map(|_| 128);
+    (128 + cells.key().len() + versions.chain(elements).chain(parts).sum::<usize>()) as u64
 }
 
 /// What a reader sees of a key.

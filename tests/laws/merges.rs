@@ -28,7 +28,7 @@ fn laws(plan: Plan, steps: &[Step]) {
             assert_eq!(joined, dump(&join(*b, a)), "commutative");
             assert_eq!(joined, dump(&join(&ab, b)), "absorbing");
             assert_eq!(joined, dump(&join(*b, &ab)), "absorbed");
-            assert_eq!(*ab.tallies(), recount(&joined.stand));
+            assert_eq!(*ab.tallies(), recount(&ab, &joined.stand));
             let (stand, parked) = world.history.stand(&joined.seen);
             assert_eq!((&joined.stand, &joined.parked), (&stand, &parked), "exact");
             for c in &states {

@@ -522,7 +522,7 @@ impl World {
 
 /// Everything that a reader can ask, against what stands.
 pub fn check_readers(state: &State, stand: &Stand) {
-    assert_eq!(*state.tallies(), recount(stand), "tallies");
+    assert_eq!(*state.tallies(), recount(state, stand), "tallies");
     assert_eq!(state.len(), stand.len());
     for key in (0..3).map(key) {
         assert_eq!(shown(state, &key), should_show(stand.get(&key)), "{key:?}");

@@ -158,7 +158,7 @@ impl World {
         if self.rng.clients.random_ratio(1, 20)
             && let Some(life) = &mut self.processes[slot].life
         {
-            life.engine.set_out_of_memory(short);
+            life.engine.set_short(tidings::engine::Short { memory: short.then_some(0), log: None });
         }
     }
 

@@ -143,7 +143,7 @@ impl World {
         let slow = self.processes[slot].slow_until > self.now;
         for read in reads {
             let after = self.rng.faults.random_range(20..if slow { 2_000_000 } else { 5_000 });
-            self.push(after, Due::Read { slot, life: life.id, link: read.link });
+            self.push(after, Due::FromLog { slot, life: life.id, link: read.link });
             life.reads.insert(read.link, read);
         }
     }
@@ -163,7 +163,7 @@ impl World {
             }
             self.say(|| format!("{} cannot read its log back: {error}", self.called(slot)));
         }
-        self.handle(slot, Input::Read { link, id, runs: gather.finish() })
+        self.handle(slot, Input::FromLog { link, id, runs: gather.finish() })
     }
 
     /// A disk has lost something, as it may: what only it held is promised no longer.

@@ -81,8 +81,8 @@ impl Facts {
             WriteError::NotAnInteger => 1,
             WriteError::Overflow => 2,
             WriteError::TooLong { .. } => 3,
-            WriteError::OutOfMemory => 4,
-            WriteError::Stopped(_) => 5,
+            WriteError::OutOfMemory { .. } => 4,
+            WriteError::LogFull { .. } | WriteError::Stopped(_) => 5,
         };
         self.refused[at] += 1;
     }

@@ -42,7 +42,7 @@ pub enum Due {
     Close { slot: usize, life: u64 },
     Commit { slot: usize, life: u64 },
     Synced { slot: usize, life: u64 },
-    Read { slot: usize, life: u64, link: LinkId },
+    FromLog { slot: usize, life: u64, link: LinkId },
     Cancel { slot: usize, life: u64, token: u64 },
 }
 
@@ -199,7 +199,7 @@ impl World {
             | Due::Dial { slot, .. }
             | Due::Commit { slot, .. }
             | Due::Synced { slot, .. }
-            | Due::Read { slot, .. }
+            | Due::FromLog { slot, .. }
             | Due::Cancel { slot, .. }
             | Due::Close { slot, .. } => *slot,
             Due::Establish { to, .. } => to.0,
@@ -259,7 +259,7 @@ impl World {
             Due::Close { slot, life } if self.life_is(slot, life) => self.close(slot),
             Due::Commit { slot, life } if self.life_is(slot, life) => self.commit(slot),
             Due::Synced { slot, life } if self.life_is(slot, life) => self.synced(slot),
-            Due::Read { slot, life, link } if self.life_is(slot, life) => self.read_log(slot, link),
+            Due::FromLog { slot, life, link } if self.life_is(slot, life) => self.read_log(slot, link),
             Due::Cancel { slot, life, token } if self.life_is(slot, life) => {
                 self.cancel(slot, token);
                 Ok(())

@@ -75,8 +75,9 @@ impl Handler for Recorder {
         Ok(())
     }
 
-    fn message(&self, link: LinkId, message: Message) {
+    fn message(&self, link: LinkId, message: Message) -> bool {
         self.events.lock().push(Event::Message(link, message));
+        true
     }
 
     fn writable(&self, link: LinkId) {

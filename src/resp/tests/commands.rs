@@ -421,6 +421,11 @@ fn bounds_of_keys_and_values() {
     assert!(bench.exchange(&big("MSET", 65_537, 1)).starts_with(b"-ERR a key is longer than"));
     assert!(bench.exchange(&big("SADD", 1, (1 << 20) + 1)).starts_with(b"-ERR element of 1048577 bytes"));
     let refused = bench.exchange(&big("SET", 1, (16 << 20) + 1));
+    assert_eq!(
+        refused,
+        b"-ERR value of 16777217 bytes is longer than max_value_size, which is 16777216 bytes\r\n"
+    );
+    let refused = bench.exchange(&big("SET", 1, (32 << 20) + 1));
     assert_eq!(refused, b"-ERR Protocol error: invalid bulk length\r\n");
 }
 
