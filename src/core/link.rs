@@ -11,6 +11,7 @@ use super::actors::ActorIx;
 use super::bounds;
 use super::members::Members;
 use super::pull::Wants;
+use super::quorum::{NoQuorum, Reads};
 use super::replica::Replica;
 use super::session::Merges;
 
@@ -94,6 +95,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// Has the peer told at once of all that it is not known to have.
+    pub(super) fn offer(&mut self, now: Now) {
+        self.told.clone_from(&self.known);
+        self.news_at = Some(now.mono);
+    }
+
     /// Up to which number the peer is known to have that actor's ops.
     pub fn known(&self, actor: ActorIx) -> u64 {
         self.known.get(actor.index()).copied().unwrap_or(0)
@@ -126,6 +133,8 @@ pub enum Answer {
         /// Whether they had.
         equal: bool,
     },
+    /// This node has all that so many nodes had when they were asked, or why it is not known to.
+    Quorum(Result<(), NoQuorum>),
     /// The link went down first.
     LinkDown,
     /// More keys were asked for than one request may name.
@@ -193,6 +202,14 @@ pub struct GossipCounts {
     pub rotten: u64,
     /// See `rotten`.
     pub repaired: u64,
+    /// Quorum reads begun.
+    pub quorum_reads: u64,
+    /// Quorum reads that ended without enough nodes.
+    pub quorum_failed: u64,
+    /// Quorum reads that found this node to lack something.
+    pub quorum_lacking: u64,
+    /// Times that a peer was sent, or offered, what an exchange for a quorum read had shown it to lack.
+    pub quorum_repairs: u64,
     /// Ops sent, in pushes, answers and exchanges.
     pub ops_sent: u64,
     /// Context merges that took place here.
@@ -211,7 +228,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 19] {
+    pub fn figures(&self) -> [(&'static str, u64); 23] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -225,6 +242,10 @@ impl GossipCounts {
             ("diverged", self.diverged),
             ("rotten", self.rotten),
             ("repaired", self.repaired),
+            ("quorum_reads", self.quorum_reads),
+            ("quorum_failed", self.quorum_failed),
+            ("quorum_lacking", self.quorum_lacking),
+            ("quorum_repairs", self.quorum_repairs),
             ("ops_sent", self.ops_sent),
             ("merges", self.merges),
             ("merges_aborted", self.merges_aborted),
@@ -271,6 +292,7 @@ pub struct Gossip {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) wants: Wants,
     pub(super) merges: Merges,
+    pub(super) reads: Reads,
     pub(super) members: Members,
     pub(super) rng: StdRng,
     pub(super) out: Outbox,
@@ -297,6 +319,7 @@ impl Gossip {
             links: BTreeMap::new(),
             wants: Wants::default(),
             merges: Merges::default(),
+            reads: Reads::default(),
             members,
             rng: StdRng::seed_from_u64(seed),
             out: Outbox::default(),
@@ -351,6 +374,11 @@ impl Gossip {
         self.next_id
     }
 
+    /// The greatest id given out so far.
+    pub(super) fn last_id(&self) -> u64 {
+        self.next_id
+    }
+
     pub(super) fn send(&mut self, link: LinkId, message: Message) {
         self.out.sends.push((link, message));
     }
@@ -388,6 +416,7 @@ impl Gossip {
         };
         assert!(self.links.len() < bounds::LINKS, "the live zone bounds its links");
         assert!(self.links.insert(id, link).is_none(), "a link id is used once");
+        self.reads.stir();
         let member = Member {
             node: hello.actor.node.clone(),
             zone: hello.zone.clone(),
@@ -404,6 +433,7 @@ impl Gossip {
         self.links.remove(&id);
         self.wants.link_down(now, id);
         self.merge_link_down(now, id);
+        self.reads.link_down(id);
         let lost: BTreeSet<u64> =
             self.asked.iter().filter(|(_, (link, _))| *link == id).map(|(id, _)| *id).collect();
         for id in lost {
@@ -469,6 +499,7 @@ impl Gossip {
         self.end_lost_sessions(replica);
         self.save_members(replica);
         self.own_elsewhere(replica, 0);
+        self.reads_due(now, replica);
         if self.links.is_empty() {
             self.own_pushed = replica.own_seq();
             // Nobody is left to ask; what is lacking is wanted anew when a link comes up.
@@ -507,6 +538,7 @@ impl Gossip {
     /// The live zone no longer waits for an answer.
     pub fn cancel(&mut self, token: Token) {
         self.asked.retain(|_, (_, asked)| *asked != token);
+        self.cancel_read(token);
     }
 
     /// The next moment at which something is due though nothing can be settled, as
@@ -520,7 +552,8 @@ impl Gossip {
         let links = self.links.values();
         let news = links.filter(|link| !link.busy).filter_map(|link| link.news_at);
         let flights = self.links.values().filter_map(|link| link.flight.as_ref()).map(|f| f.deadline);
-        let due = news.chain(flights).chain(self.wants.due()).chain(self.merges.due());
+        let due =
+            news.chain(flights).chain(self.wants.due()).chain(self.merges.due()).chain(self.reads.due());
         due.fold(self.tick_at.min(self.sync_at), u64::min)
     }
 }

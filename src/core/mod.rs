@@ -18,6 +18,7 @@
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
+//! * [`quorum`]: reads that reflect what several nodes have
 //! * [`session`]: context merges, where no log reaches
 
 #![warn(missing_docs)]
@@ -40,6 +41,7 @@ pub mod oplog;
 pub mod parked;
 pub mod pull;
 pub mod push;
+pub mod quorum;
 pub mod register;
 pub mod replica;
 pub mod session;

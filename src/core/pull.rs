@@ -11,6 +11,7 @@ use super::bounds;
 use super::cells::Cells;
 use super::link::{Answer, Gossip, LinkId, Now, Token};
 use super::mutant::{self, Mutant};
+use super::quorum::HASTE;
 use super::replica::Replica;
 use super::state::ApplyError;
 
@@ -44,6 +45,8 @@ struct Want {
     slow: BTreeSet<LinkId>,
     /// Whose log does not reach back far enough.
     short: BTreeSet<LinkId>,
+    /// Who told of it in an exchange that a quorum read waits for: whoever else has it may not answer.
+    preferred: Option<LinkId>,
 }
 
 /// What this node lacks and knows somebody to have, and what came ahead of its turn.
@@ -75,6 +78,8 @@ pub struct Held {
     pub asked: usize,
     /// Whole states being sent.
     pub outgoing: usize,
+    /// Quorum reads under way.
+    pub reads: usize,
 }
 
 /// How the news came of something that is lacking.
@@ -198,6 +203,19 @@ impl Gossip {
         }
     }
 
+    /// A read waits for what this peer has: it is asked for soon, and of this peer, whatever
+    /// another has been asked for.
+    pub(super) fn hasten(&mut self, now: Now, replica: &Replica, from: LinkId) {
+        let Some(link) = self.links.get(&from) else { return };
+        for (actor, want) in &mut self.wants.actors {
+            if link.known(*actor) <= replica.state().seen(*actor) || want.asked == Some(from) {
+                continue;
+            }
+            (want.asked, want.waits_for, want.preferred) = (None, None, Some(from));
+            want.not_before = want.not_before.min(now.mono + HASTE);
+        }
+    }
+
     /// Asks for what is due, of whoever has it: one request a link at a time.
     pub(super) fn pull_due(&mut self, now: Now, replica: &mut Replica) {
         self.expire_flights(now);
@@ -216,7 +234,14 @@ impl Gossip {
             let name = replica.state().actors().get(actor);
             let rank = |id: &LinkId| {
                 let link = &self.links[id];
-                (want.slow.contains(id), link.flight.is_some(), link.actor != *name, link.answer_time)
+                let preferred = want.preferred == Some(*id);
+                (
+                    want.slow.contains(id),
+                    !preferred,
+                    link.flight.is_some(),
+                    link.actor != *name,
+                    link.answer_time,
+                )
             };
             let holders = self.links.keys().copied().filter(has);
             let best = holders.filter(|id| !want.short.contains(id)).min_by_key(rank);
@@ -270,7 +295,7 @@ impl Gossip {
             link.answer_time = (link.answer_time * 2).min(PATIENCE.1);
             for actor in flight.actors.into_keys() {
                 let want = self.wants.actors.entry(actor).or_default();
-                want.asked = None;
+                want.asked = want.asked.filter(|asked| asked != id);
                 want.slow.insert(*id);
             }
             for want in self.wants.actors.values_mut().filter(|want| want.asked.is_none()) {
@@ -364,7 +389,8 @@ impl Gossip {
             let seen = replica.state().seen(actor);
             // Whoever has more has it from the origin, which has most likely sent it here too.
             let progress = more || seen > asked_from && known(&actor) > seen;
-            if let Some(want) = self.wants.actors.get_mut(&actor) {
+            let asked = |want: &&mut Want| want.asked.is_none_or(|asked| asked == from);
+            if let Some(want) = self.wants.actors.get_mut(&actor).filter(asked) {
                 want.asked = None;
                 want.slow.remove(&from);
                 want.not_before = if progress { now.mono } else { now.mono + GRACE };
@@ -407,6 +433,7 @@ impl Gossip {
             ahead_bytes: self.wants.ahead_bytes,
             asked: self.asked.len(),
             outgoing: self.merges.sending(),
+            reads: self.reads.len(),
         }
     }
 

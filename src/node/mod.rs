@@ -17,6 +17,7 @@ mod facts;
 pub(crate) mod fake;
 mod open;
 mod operator;
+mod quorum;
 mod rows;
 mod text;
 mod transport;
