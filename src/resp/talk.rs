@@ -1,9 +1,9 @@
 //! The protocol's side of a connection, without a socket: bytes in, bytes out.
 
-use super::below::{Engine, Now};
+use super::below::{Engine, NoQuorum, Now};
 use super::call::{Args, Call, Flow, Session};
 use super::codec::{Malformed, Parsed, Parser};
-use super::commands::flush_step;
+use super::commands::{flush_step, reply_any};
 use super::output::Output;
 use super::reply::Reply;
 use super::server::Worker;
@@ -80,7 +80,7 @@ impl Talk {
         match self.session.flow {
             Flow::Go => self.more && self.may_execute(),
             Flow::Flush { .. } => !self.closing,
-            Flow::Close | Flow::Wait { .. } => false,
+            Flow::Close | Flow::Wait { .. } | Flow::Quorum { .. } => false,
         }
     }
 
@@ -113,6 +113,19 @@ impl Talk {
     pub(crate) fn waited(&mut self, peers: usize) {
         self.session.flow = Flow::Go;
         self.reply(usize::MAX).count(peers);
+    }
+
+    /// What a quorum read waited for is here, or is not.
+    pub(crate) fn read(&mut self, worker: &Worker, outcome: Result<(), NoQuorum>) {
+        let Flow::Quorum { key, .. } = std::mem::take(&mut self.session.flow) else { return };
+        let engine = &mut *worker.node.lock();
+        self.call(worker, engine, worker.node.now(), &[], |call| match outcome {
+            Ok(()) => reply_any(call, &key),
+            Err(error) => {
+                call.worker.stats.errors.add(1);
+                call.reply.error(format!("NOQUORUM {error}").as_bytes());
+            }
+        });
     }
 
     fn reply(&mut self, limit: usize) -> Reply<'_> {

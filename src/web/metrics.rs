@@ -86,6 +86,12 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
     Counter "tidings_context_merge_blocks_total", "Blocks of cells in merges of states, by direction.",
         |f, to| to.ways("direction", [("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received)]);
+    Counter "tidings_quorum_reads_total", "Quorum reads begun.",
+        |f, to| to.one(f.gossip.quorum_reads);
+    Counter "tidings_quorum_reads_failed_total", "Quorum reads that ended without enough nodes.",
+        |f, to| to.one(f.gossip.quorum_failed);
+    Counter "tidings_quorum_repairs_total", "Repairs by quorum reads, by side: here (reads that found this node to lack something) or peers (times that one was sent, or offered, what it was found to lack).",
+        |f, to| to.ways("side", [("here", f.gossip.quorum_lacking), ("peers", f.gossip.quorum_repairs)]);
     Counter "tidings_ops_sent_total", "Ops sent to peers, in pushes, answers and exchanges.",
         |f, to| to.one(f.gossip.ops_sent);
     Counter "tidings_ops_applied_total", "Ops applied, by source: local or remote.",

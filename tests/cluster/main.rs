@@ -23,5 +23,6 @@ mod dev;
 mod disk;
 mod doors;
 mod metrics;
+mod quorum;
 mod redis;
 mod restore;
