@@ -21,11 +21,16 @@ struct Net {
     frozen: BTreeSet<usize>,
     /// Whether news is lost.
     muted: bool,
-    answers: BTreeMap<Token, Result<(), NoQuorum>>,
+    answers: BTreeMap<Token, Result<Vec<Name>, NoQuorum>>,
 }
 
 fn name(at: usize) -> Name {
     NAMES[at].parse().unwrap()
+}
+
+/// A read that had an answer, by these.
+fn by(names: &str) -> Result<String, NoQuorum> {
+    Ok(names.to_owned())
 }
 
 impl Net {
@@ -120,8 +125,9 @@ impl Net {
     }
 
     #[track_caller]
-    fn outcome(&self, token: u64) -> &Result<(), NoQuorum> {
-        self.answers.get(&Token(token)).expect("it has been answered")
+    fn outcome(&self, token: u64) -> Result<String, NoQuorum> {
+        let outcome = self.answers.get(&Token(token)).expect("it has been answered").clone();
+        outcome.map(|names| names.iter().map(Name::as_str).collect())
     }
 
     fn value(&self, at: usize, key: &str) -> Option<String> {
@@ -148,7 +154,7 @@ fn a_read_has_what_news_has_not_brought_and_repairs_those_that_answered() {
     net.begin(0, 1, 3, 1_000);
     net.muted = false;
     net.run(200);
-    assert_eq!(net.outcome(1), &Ok(()));
+    assert_eq!(net.outcome(1), by("abc"));
     assert_eq!(net.value(0, "k").as_deref(), Some("of b"));
     assert_eq!(net.value(0, "other").as_deref(), Some("of c"));
     // What each of the two had, the other is offered.
@@ -165,12 +171,12 @@ fn a_peer_that_lacks_something_is_sent_it() {
     net.run(300);
     net.begin(0, 1, 2, 1_000);
     net.run(50);
-    assert_eq!((net.outcome(1), net.counts(0)), (&Ok(()), (1, 0, 1)));
+    assert_eq!((net.outcome(1), net.counts(0)), (by("ab"), (1, 0, 1)));
     assert_eq!(net.value(1, "k").as_deref(), Some("v"));
     // And once it has it, there is nothing to repair.
     net.begin(0, 2, 2, 1_000);
     net.run(50);
-    assert_eq!((net.outcome(2), net.counts(0)), (&Ok(()), (2, 0, 1)));
+    assert_eq!((net.outcome(2), net.counts(0)), (by("ab"), (2, 0, 1)));
 }
 
 #[test]
@@ -188,7 +194,7 @@ fn an_exchange_that_began_before_the_read_does_not_count() {
     assert!(net.answers.is_empty(), "what was said before the read says nothing of the write");
     net.wire = asked;
     net.run(100);
-    assert_eq!((net.outcome(1), net.value(0, "k").as_deref()), (&Ok(()), Some("v")));
+    assert_eq!((net.outcome(1), net.value(0, "k").as_deref()), (by("ab"), Some("v")));
 }
 
 #[test]
@@ -206,7 +212,7 @@ fn what_the_log_no_longer_reaches_is_waited_for() {
         waited += 1;
         assert!(waited < 10_000 && (net.value(0, "k1999").is_none() || !net.answers.is_empty()));
     }
-    assert_eq!((net.outcome(1), net.nodes[0].gossip().counts().merges), (&Ok(()), 1));
+    assert_eq!((net.outcome(1), net.nodes[0].gossip().counts().merges), (by("ab"), 1));
     assert!(net.value(0, "k0").is_some() && net.value(0, "k1999").is_some());
 }
 
@@ -219,13 +225,13 @@ fn a_read_fails_in_time_and_names_the_silent() {
     net.begin(0, 3, 4, 700);
     net.begin(0, 4, 1, 700);
     net.run(5);
-    assert_eq!((net.outcome(2), net.outcome(4)), (&Ok(()), &Ok(())), "others are enough");
-    let error = net.outcome(3).clone().unwrap_err().to_string();
+    assert_eq!((net.outcome(2), net.outcome(4)), (by("ab"), by("a")), "others are enough");
+    let error = net.outcome(3).unwrap_err().to_string();
     assert_eq!(error, "4 nodes asked for, and only 3 known: a, b, c");
     net.run(600);
     assert!(!net.answers.contains_key(&Token(1)));
     net.run(100);
-    let error = net.outcome(1).clone().unwrap_err();
+    let error = net.outcome(1).unwrap_err();
     assert_eq!(error.to_string(), "2 of 3 answered: a, b; no answer: c");
     assert_eq!(net.nodes[0].gossip().counts().quorum_failed, 2);
     // It is asked again, and what it says late is of use to later reads.
@@ -233,7 +239,7 @@ fn a_read_fails_in_time_and_names_the_silent() {
     net.run(2_000);
     net.frozen.clear();
     net.run(20);
-    assert_eq!(net.outcome(5), &Ok(()));
+    assert_eq!(net.outcome(5), by("abc"));
 }
 
 #[test]
@@ -248,7 +254,7 @@ fn whoever_answered_and_could_not_deliver_is_told_apart() {
         net.wire.retain(|(_, _, message)| !matches!(message, Message::Pull(_)));
         net.run(1);
     }
-    let error = net.outcome(1).clone().unwrap_err().to_string();
+    let error = net.outcome(1).unwrap_err().to_string();
     assert_eq!(error, "1 of 2 answered: a; answered, and what it had did not come in time: b");
 }
 
@@ -260,7 +266,7 @@ fn ops_come_from_whoever_answered_though_another_was_asked_for_them() {
     // b learns of it, then a asks c, which has gone silent.
     net.begin(1, 1, 3, 1_000);
     net.run(100);
-    assert_eq!((net.outcome(1), net.value(1, "k").as_deref()), (&Ok(()), Some("v")));
+    assert_eq!((net.outcome(1), net.value(1, "k").as_deref()), (by("bac"), Some("v")));
     net.nodes[0].handle(net.now, Input::Sync { link: LinkId(2), token: Token(9) });
     net.act(0);
     net.run(2);
@@ -269,7 +275,7 @@ fn ops_come_from_whoever_answered_though_another_was_asked_for_them() {
     assert_eq!(net.value(0, "k"), None);
     net.begin(0, 2, 2, 200);
     net.run(100);
-    assert_eq!((net.outcome(2), net.value(0, "k").as_deref()), (&Ok(()), Some("v")));
+    assert_eq!((net.outcome(2), net.value(0, "k").as_deref()), (by("ab"), Some("v")));
 }
 
 #[test]
@@ -299,8 +305,8 @@ fn a_stopped_engine_says_so_at_once() {
     net.nodes[0].stop("the disk failed".into());
     net.begin(0, 2, 1, 60_000);
     net.act(0);
-    assert_eq!(net.outcome(2), &Ok(()), "what is here can be read");
-    let error = net.outcome(1).clone().unwrap_err().to_string();
+    assert_eq!(net.outcome(2), by("a"), "what is here can be read");
+    let error = net.outcome(1).unwrap_err().to_string();
     assert_eq!(error, "1 of 2 answered: a; no answer: b");
 }
 
@@ -316,5 +322,5 @@ fn a_peer_that_comes_meanwhile_is_asked() {
     net.link(0, 1);
     net.link(1, 0);
     net.run(500);
-    assert_eq!((net.outcome(1), net.value(0, "k").as_deref()), (&Ok(()), Some("v")));
+    assert_eq!((net.outcome(1), net.value(0, "k").as_deref()), (by("ab"), Some("v")));
 }

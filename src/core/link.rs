@@ -133,8 +133,8 @@ pub enum Answer {
         /// Whether they had.
         equal: bool,
     },
-    /// This node has all that so many nodes had when they were asked, or why it is not known to.
-    Quorum(Result<(), NoQuorum>),
+    /// This node has all that these nodes had when they were asked, or why it is not known to.
+    Quorum(Result<Vec<Name>, NoQuorum>),
     /// The link went down first.
     LinkDown,
     /// More keys were asked for than one request may name.

@@ -72,6 +72,10 @@ pub enum Mutant {
     SecondContext,
     /// A merge needs room for all that the other side has parked, even for what it settles.
     RoomBeforeUnion,
+    /// A quorum read ends when so many have answered, before what they had has come.
+    ReadBeforeCovered,
+    /// What a peer says in an exchange that began before a quorum read counts for the read.
+    ReadOfEarlier,
 }
 
 #[cfg(feature = "mutants")]
@@ -96,7 +100,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 31] = [
+        pub const ALL: [Self; 33] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -128,6 +132,8 @@ mod active {
             Self::BuriedEarly,
             Self::SecondContext,
             Self::RoomBeforeUnion,
+            Self::ReadBeforeCovered,
+            Self::ReadOfEarlier,
         ];
     }
 }

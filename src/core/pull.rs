@@ -207,12 +207,14 @@ impl Gossip {
     /// another has been asked for.
     pub(super) fn hasten(&mut self, now: Now, replica: &Replica, from: LinkId) {
         let Some(link) = self.links.get(&from) else { return };
+        // The author may be gathering, and what it has sent may be on its way.
+        let soon = now.mono + HASTE + self.settings.push_window.min(HASTE);
         for (actor, want) in &mut self.wants.actors {
             if link.known(*actor) <= replica.state().seen(*actor) || want.asked == Some(from) {
                 continue;
             }
             (want.asked, want.waits_for, want.preferred) = (None, None, Some(from));
-            want.not_before = want.not_before.min(now.mono + HASTE);
+            want.not_before = want.not_before.min(soon);
         }
     }
 

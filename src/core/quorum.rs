@@ -12,6 +12,7 @@ use tidings_proto::{Actor, Name, SeenEntries};
 use super::actors::ActorIx;
 use super::bounds;
 use super::link::{Answer, Gossip, LinkId, Now, Token};
+use super::mutant::{self, Mutant};
 use super::replica::Replica;
 
 /// How long an op that a read waits for may be on its way before it is asked for; microseconds.
@@ -175,7 +176,9 @@ impl Gossip {
             self.reads.stir();
         }
         let Some(link) = self.links.get(&from) else { return begun };
-        let waits = |read: &&mut Read| read.after < id && !read.told.contains_key(&link.actor.node);
+        let earlier = mutant::is(Mutant::ReadOfEarlier);
+        let waits =
+            |read: &&mut Read| (read.after < id || earlier) && !read.told.contains_key(&link.actor.node);
         let mut waiting = self.reads.reads.values_mut().filter(waits).peekable();
         if waiting.peek().is_none() {
             return begun;
@@ -187,7 +190,8 @@ impl Gossip {
         };
         for read in waiting {
             read.learned.extend(lacks.iter().map(|(actor, _)| *actor));
-            read.told.insert(link.actor.node.clone(), lacks.clone());
+            let left = if mutant::is(Mutant::ReadBeforeCovered) { Vec::new() } else { lacks.clone() };
+            read.told.insert(link.actor.node.clone(), left);
         }
         self.reads.stir();
         true
@@ -237,23 +241,24 @@ impl Gossip {
         let Some(read) = self.reads.reads.remove(&token) else { return };
         self.counts.quorum_lacking += u64::from(!read.learned.is_empty());
         self.pass_on(now, replica, &read);
-        let answer = if reached {
-            Ok(())
+        let mut sorts = (vec![replica.actor().node.clone()], Vec::new(), Vec::new());
+        let others: BTreeSet<&Name> = self.known_nodes(replica).skip(1).chain(read.told.keys()).collect();
+        for node in others {
+            let sort = match read.told.get(node) {
+                Some(left) if left.is_empty() => &mut sorts.0,
+                Some(_) => &mut sorts.1,
+                None => &mut sorts.2,
+            };
+            sort.push(node.clone());
+        }
+        let (answered, behind, silent) = sorts;
+        let outcome = if reached {
+            Ok(answered)
         } else {
             self.counts.quorum_failed += 1;
-            let mut error = (vec![replica.actor().node.clone()], Vec::new(), Vec::new());
-            for node in self.known_nodes(replica).skip(1) {
-                let sort = match read.told.get(node) {
-                    Some(left) if left.is_empty() => &mut error.0,
-                    Some(_) => &mut error.1,
-                    None => &mut error.2,
-                };
-                sort.push(node.clone());
-            }
-            let (answered, behind, silent) = error;
             Err(NoQuorum::Late { nodes: read.nodes, answered, behind, silent })
         };
-        self.out.answers.push((token, Answer::Quorum(answer)));
+        self.out.answers.push((token, Answer::Quorum(outcome)));
     }
 
     /// Offers to those who answered what others who answered have taught this node.

@@ -109,7 +109,7 @@ impl Gossip {
             self.absorb(replica, from, &entries);
             // A version vector and ops must fit one message: a large one travels alone.
             let credit = if ours.len() <= bounds::ANNOUNCED { credit } else { 0 };
-            runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH), GRACE).0;
+            runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH), false).0;
             self.want(now, replica, from, Source::Sync);
         }
         self.send(from, Message::Sync(Sync::Ack { id, entries: Some(ours), state: None, runs }));
@@ -146,8 +146,7 @@ impl Gossip {
         self.receive(now, replica, from, runs);
         self.absorb(replica, from, entries);
         let for_read = self.told(replica, from, id, &lacks);
-        let grace = if for_read { HASTE } else { GRACE };
-        let (runs, short) = self.lacking(now, replica, from, wire::BATCH, grace);
+        let (runs, short) = self.lacking(now, replica, from, wire::BATCH, for_read);
         self.counts.quorum_repairs += u64::from(for_read && (short || !runs.is_empty()));
         if !runs.is_empty() {
             self.send(from, Message::Sync(Sync::Ack2 { id, runs }));
@@ -184,14 +183,15 @@ impl Gossip {
     /// Ops that a peer is known to lack, as far as the log and the budget reach.
     /// Not what is fresh: that is on its way to the peer from its origin, most likely.
     /// Nor over a young link: the peer has been told what we have, and is asking for it.
-    /// Says also whether there is something that the log does not reach.
+    /// For a read, fresh writes of ours that have not left are not waited for. Says
+    /// also whether there is something that the log does not reach.
     fn lacking(
         &mut self,
         now: Now,
         replica: &Replica,
         to: LinkId,
         budget: usize,
-        grace: u64,
+        for_read: bool,
     ) -> (Vec<Run>, bool) {
         let (mut runs, mut left, mut short) = (Vec::new(), budget, false);
         let Some(link) = self.links.get_mut(&to).filter(|link| link.since + YOUNG <= now.mono) else {
@@ -200,6 +200,8 @@ impl Gossip {
         let state = replica.state();
         for actor in replica.places() {
             let (known, seen) = (link.known(actor), state.seen(actor));
+            let unsent = for_read && actor == replica.own() && link.sent < seen;
+            let grace = if unsent { HASTE } else { GRACE };
             let fresh = self.moved.get(actor.index()).is_some_and(|at| *at + grace > now.mono);
             if known >= seen || left == 0 || fresh {
                 continue;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidings_proto::Name;
+
 use super::Node;
 use crate::engine::{Answer, Input, NoQuorum};
 
@@ -13,11 +15,11 @@ const SLACK: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Waits until this node has everything that so many nodes, itself included, had applied
-    /// when this was called. What is read here afterwards reflects all of it.
+    /// when this was called. What is read here afterwards reflects all of it. Says whose it has.
     ///
     /// # Errors
     /// If too few have answered in time, or there are not so many.
-    pub async fn quorum(&self, nodes: usize, timeout: Duration) -> Result<(), NoQuorum> {
+    pub async fn quorum(&self, nodes: usize, timeout: Duration) -> Result<Vec<Name>, NoQuorum> {
         let timeout = timeout.min(LONGEST);
         let until = self.now().mono + timeout.as_micros() as u64;
         match self.ask(timeout + SLACK, |token| Input::Read { token, nodes, until }).await {

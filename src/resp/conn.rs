@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tidings_proto::Name;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -31,7 +32,7 @@ pub(crate) struct Client {
 /// How a wait ended: with so many peers, or with a quorum or without.
 enum Waited {
     Peers(usize),
-    Quorum(Result<(), NoQuorum>),
+    Quorum(Result<Vec<Name>, NoQuorum>),
 }
 
 struct Inner {

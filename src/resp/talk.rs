@@ -8,6 +8,7 @@ use super::output::Output;
 use super::reply::Reply;
 use super::server::Worker;
 use super::table::dispatch;
+use tidings_proto::Name;
 
 /// Replies a connection may have unsent while more of its commands are executed, unless
 /// its input presses; also what one turn may add. A client that reads as it writes so
@@ -116,11 +117,11 @@ impl Talk {
     }
 
     /// What a quorum read waited for is here, or is not.
-    pub(crate) fn read(&mut self, worker: &Worker, outcome: Result<(), NoQuorum>) {
+    pub(crate) fn read(&mut self, worker: &Worker, outcome: Result<Vec<Name>, NoQuorum>) {
         let Flow::Quorum { key, .. } = std::mem::take(&mut self.session.flow) else { return };
         let engine = &mut *worker.node.lock();
         self.call(worker, engine, worker.node.now(), &[], |call| match outcome {
-            Ok(()) => reply_any(call, &key),
+            Ok(_) => reply_any(call, &key),
             Err(error) => {
                 call.worker.stats.errors.add(1);
                 call.reply.error(format!("NOQUORUM {error}").as_bytes());

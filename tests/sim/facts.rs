@@ -59,6 +59,9 @@ facts! {
     /// Starts that refused a damaged file, and starts from a damaged disk that went well.
     rot_refused, rot_outlived,
     slow_syncs,
+    /// Quorum reads that had an answer, those of them that peers had taught their node something, and
+    /// those that had none.
+    quorum_reads, quorum_lacking, quorum_failed,
     /// Sets of fifty elements or more that were added at once, and sets emptied by a delete.
     huge_sets, clears,
     /// Looks at a node that found keys in conflict, and removals of all kinds that wait.
@@ -100,10 +103,11 @@ impl Facts {
             return lacks("faults");
         }
         // An exchange, on the bulk lane, may overtake the news of the same ops, and a request may cross
-        // them; then they are asked for while they come. A few of them, a few times.
+        // them; then they are asked for while they come. A few of them, a few times. And a quorum read
+        // does not wait for long for what may be on its way.
         let once = self.ops * (plan.nodes as u64 - 1);
         let calm = matches!(plan.profile, Profile::Calm | Profile::CatchUp);
-        if faultless && calm && self.duplicates > 8 + once / 100 {
+        if faultless && calm && self.duplicates > 8 + once / 100 + self.quorum_lacking {
             let twice = self.duplicates;
             return Err(format!("efficiency: {twice} of {once} ops came twice without any fault"));
         }
