@@ -17,6 +17,7 @@ use tidings_proto::message::Stats;
 use tidings_proto::{Actor, Hello, Message, Name, Run};
 
 pub use crate::core::link::{Answer, DiskRead, Event, GossipCounts, LinkId, Now, Settings, Token};
+pub use crate::core::quorum::NoQuorum;
 pub use crate::core::write::{Limits, Write, WriteError, Written};
 
 use crate::core::actors::TooManyActors;
@@ -103,6 +104,15 @@ pub enum Input {
         link: LinkId,
         /// For the answer.
         token: Token,
+    },
+    /// A client wants to read what so many nodes have, this one included.
+    Read {
+        /// For the answer.
+        token: Token,
+        /// How many.
+        nodes: usize,
+        /// Until when; monotonic microseconds.
+        until: u64,
     },
     /// The knobs have changed.
     Settings(Settings),
@@ -228,6 +238,7 @@ impl Engine {
                 gossip.ask_cells(link, token, keys, cursor, names_only);
             }
             Input::AskStats { link, token } => gossip.ask_stats(link, token),
+            Input::Read { token, nodes, until } => gossip.begin_read(replica, token, nodes, until),
             Input::Settings(settings) => {
                 replica.clock_mut().set_max_drift(settings.max_clock_drift);
                 gossip.set_settings(settings, now);
@@ -274,6 +285,7 @@ impl Engine {
     pub fn take_effects(&mut self, now: Now) -> Effects {
         let Self { replica, gossip, .. } = self;
         if self.stopped.is_some() {
+            gossip.end_reads(now, replica);
             let Outbox { answers, events, .. } = gossip.take_outbox();
             return Effects { answers, events, ..Effects::default() };
         }

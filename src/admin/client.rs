@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -137,11 +138,20 @@ impl Client {
 
     /// A key; none if it is absent.
     pub async fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, ClientError> {
-        match self.get(&format!("{}?detail={}", key_path(key), detail_name(detail))).await {
-            Ok(row) => Ok(Some(row)),
-            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        present(self.get(&format!("{}?detail={}", key_path(key), detail_name(detail))).await)
+    }
+
+    /// A key as it is once the node has all that so many nodes had; none if it is absent.
+    pub async fn read_quorum(
+        &self,
+        key: &[u8],
+        detail: Detail,
+        nodes: u64,
+        timeout: Option<Duration>,
+    ) -> Result<Option<KeyRow>, ClientError> {
+        let timeout = timeout.map_or_else(String::new, |time| format!("&timeout={}", time.as_millis()));
+        let query = format!("detail={}&quorum={nodes}{timeout}", detail_name(detail));
+        present(self.get(&format!("{}?{query}", key_path(key))).await)
     }
 
     /// Some keys.
@@ -255,6 +265,14 @@ struct Nothing {}
 
 fn encode(body: &impl Serialize) -> Bytes {
     serde_json::to_vec(body).expect("requests are always JSON").into()
+}
+
+fn present(answer: Result<KeyRow, ClientError>) -> Result<Option<KeyRow>, ClientError> {
+    match answer {
+        Ok(row) => Ok(Some(row)),
+        Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn key_path(key: &[u8]) -> String {

@@ -15,6 +15,7 @@
 //! | `GET /v1/backups` | | rows, one a [`Summary`](crate::node::api::Summary) |
 //! | `GET /v1/keys?prefix=&limit=&cursor=&detail=` | | a [`Page`](crate::node::api::Page) |
 //! | `GET /v1/keys/{key}?detail=` | | a [`KeyRow`](crate::node::api::KeyRow), or status 404 |
+//! | `GET /v1/keys/{key}?quorum=&timeout=&detail=` | | the same, once the node has what so many nodes had; `timeout` in milliseconds, 1000 if not given |
 //! | `PUT /v1/keys/{key}` | `{"value": "v"}` | a [`Written`](crate::node::api::Written) |
 //! | `POST /v1/keys/{key}` | `{"add": ["e"]}`, `{"remove": ["e"]}`, `{"increment": {"by": 1, "kind": "gcounter"}}` | the same |
 //! | `DELETE /v1/keys/{key}` | | the same |
@@ -44,6 +45,8 @@ const BODY: usize = 32 << 20;
 const CONNECTIONS: usize = 256;
 /// Longest path and query, as the HTTP library has it.
 const PATH: usize = 65_000;
+/// How long a quorum read may take unless said otherwise, in milliseconds.
+const QUORUM_MILLIS: u64 = 1_000;
 /// Most keys on a page.
 const PAGE: usize = 1_000;
 

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -15,7 +16,7 @@ use hyper::body::Frame;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{BODY, Edit, Failure, Increment, NewPeer, PAGE, Put, Whom, percent_decode};
+use super::{BODY, Edit, Failure, Increment, NewPeer, PAGE, Put, QUORUM_MILLIS, Whom, percent_decode};
 use crate::config::HostPort;
 use crate::node::api::{BackupRequest, Change, Detail, Operator, PullRequest, Refusal, Scan, Text};
 
@@ -129,9 +130,19 @@ async fn scan(State(node): Node, uri: Uri) -> Result<Response, Failed> {
 }
 
 async fn read_key(State(node): Node, uri: Uri) -> Result<Response, Failed> {
-    let [detail] = parameters(&uri, ["detail"])?;
-    let key = key(&uri)?;
-    match node.read(&key, detail_of(detail)?)? {
+    let [detail, quorum, timeout] = parameters(&uri, ["detail", "quorum", "timeout"])?;
+    let (key, detail) = (key(&uri)?, detail_of(detail)?);
+    let row = match (quorum, timeout) {
+        (None, None) => node.read(&key, detail)?,
+        (None, Some(_)) => return Err(invalid("timeout: only with quorum")),
+        (Some(nodes), timeout) => {
+            let nodes = whole("quorum", nodes)?;
+            let timeout = timeout.map_or(Ok(QUORUM_MILLIS), |timeout| whole("timeout", timeout))?;
+            let nodes = usize::try_from(nodes).unwrap_or(usize::MAX);
+            node.read_quorum(key.clone(), detail, nodes, Duration::from_millis(timeout)).await?
+        }
+    };
+    match row {
         Some(row) => Ok(json(&row)),
         None => Err(Refusal::NotFound(format!("there is no key {}", Text(key))).into()),
     }
@@ -224,6 +235,11 @@ fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[Option<Vec
 
 fn text(bytes: Vec<u8>) -> Result<String, Failed> {
     String::from_utf8(bytes).map_err(|_| invalid("a parameter is not UTF-8"))
+}
+
+fn whole(name: &str, parameter: Vec<u8>) -> Result<u64, Failed> {
+    let number = text(parameter)?.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| invalid(&format!("{name}: a whole number from 1")))
 }
 
 fn detail_of(parameter: Option<Vec<u8>>) -> Result<Detail, Failed> {

@@ -50,8 +50,17 @@ async fn data_of_every_kind_goes_both_ways() {
     let key = b"a/b c?\xff";
     client.write(key, Change::Set(vec![0, 0xff, b'x'])).await.unwrap();
     let row = client.read(key, Detail::Values).await.unwrap().unwrap();
-    assert_eq!((row.key.0.as_slice(), row.value), (&key[..], Some(Value::Bytes(vec![0, 0xff, b'x'].into()))));
+    assert_eq!(
+        (row.key.0.as_slice(), row.value.clone()),
+        (&key[..], Some(Value::Bytes(vec![0, 0xff, b'x'].into())))
+    );
     assert!(client.read(b"absent", Detail::Values).await.unwrap().is_none());
+
+    let quorum = |key: &'static [u8], nodes| client.read_quorum(key, Detail::Values, nodes, None);
+    assert_eq!(quorum(key, 1).await.unwrap(), Some(row));
+    assert_eq!(quorum(b"absent", 1).await.unwrap(), None);
+    let refused = quorum(key, 2).await.unwrap_err().to_string();
+    assert_eq!(refused, "no quorum: 1 of 2 answered: fake");
 
     client.write(b"", Change::Set(b"empty".to_vec())).await.unwrap();
     assert!(client.read(b"", Detail::Values).await.unwrap().is_some());
@@ -160,6 +169,12 @@ async fn garbage_harms_nobody() {
         ("GET /v1/keys?limit=many", "", "400", "limit"),
         ("GET /v1/keys?offset=1", "", "400", "no parameter offset"),
         ("GET /v1/keys/a?detail=all", "", "400", "detail"),
+        ("GET /v1/keys/a?quorum=0", "", "400", "quorum: a whole number from 1"),
+        ("GET /v1/keys/a?quorum=x", "", "400", "quorum"),
+        ("GET /v1/keys/a?quorum=1&timeout=-1", "", "400", "timeout"),
+        ("GET /v1/keys/a?timeout=5", "", "400", "only with quorum"),
+        ("GET /v1/keys/a?quorum=1", "", "404", "there is no key a"),
+        ("GET /v1/keys/a?quorum=2&timeout=5", "", "503", "no quorum: 1 of 2 answered: fake"),
         ("GET /v1/stats?peer=No%20Body", "", "400", "peer"),
         ("GET /v1/keys/a", "", "404", "there is no key a"),
     ];

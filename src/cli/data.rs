@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -31,8 +32,27 @@ impl Key {
     }
 }
 
-pub(super) async fn get(key: Key, raw: bool) -> anyhow::Result<()> {
-    let Some(row) = key.ask.client().read(&key.read()?, Detail::Values).await? else {
+/// Of how many nodes to read.
+#[derive(Debug, Args)]
+pub(super) struct Quorum {
+    /// First gets what so many nodes have, this one included, and repairs those that lack something.
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u64).range(1..))]
+    quorum: Option<u64>,
+    /// How long they have to answer, in milliseconds; 1000 if not given.
+    #[arg(long, value_name = "MS", requires = "quorum", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+}
+
+pub(super) async fn get(key: Key, raw: bool, quorum: Quorum) -> anyhow::Result<()> {
+    let client = key.ask.client();
+    let row = match quorum.quorum {
+        Some(nodes) => {
+            let timeout = quorum.timeout.map(Duration::from_millis);
+            client.read_quorum(&key.read()?, Detail::Values, nodes, timeout).await?
+        }
+        None => client.read(&key.read()?, Detail::Values).await?,
+    };
+    let Some(row) = row else {
         bail!("there is no key {}", Text(key.read()?));
     };
     let mut out = key.ask.out();

@@ -100,6 +100,8 @@ enum Command {
         /// The value's bytes as they are, without a line end.
         #[arg(long, conflicts_with = "json")]
         raw: bool,
+        #[command(flatten)]
+        quorum: data::Quorum,
     },
     /// Writes a value.
     Set {
@@ -258,7 +260,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Command::Backup(backup) => archive::backup(backup).await,
             Command::Backups(backups) => archive::backups(backups).await,
             Command::Restore(restore) => archive::restore(restore).await,
-            Command::Get { key, raw } => data::get(key, raw).await,
+            Command::Get { key, raw, quorum } => data::get(key, raw, quorum).await,
             Command::Set { key, value } => data::set(key, value).await,
             Command::Add { key, element } => data::add(key, element).await,
             Command::Rem { key, element } => data::rem(key, element).await,

@@ -54,5 +54,7 @@ pub const MEMBERS_SENT: usize = 64;
 pub const ANNOUNCED: usize = 1 << 13;
 /// Most bytes of keys that one request for cells may name.
 pub const ASKED_KEYS: usize = 512 << 10;
+/// Most quorum reads under way; one more is refused.
+pub const READS: usize = 1 << 14;
 /// Most baselines in one edit; more are split over several edits.
 pub const EDIT_BASELINES: usize = 1 << 10;

@@ -11,6 +11,7 @@ use super::actors::ActorIx;
 use super::bounds;
 use super::members::{Cursor, Members};
 use super::pull::Wants;
+use super::quorum::{NoQuorum, Reads};
 use super::replica::Replica;
 use super::session::Merges;
 
@@ -94,6 +95,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// Has the peer told at once of all that it is not known to have.
+    pub(super) fn offer(&mut self, now: Now) {
+        self.told.clone_from(&self.known);
+        self.news_at = Some(now.mono);
+    }
+
     /// Up to which number the peer is known to have that actor's ops.
     pub fn known(&self, actor: ActorIx) -> u64 {
         self.known.get(actor.index()).copied().unwrap_or(0)
@@ -156,6 +163,8 @@ pub enum Answer {
         /// Whether they had.
         equal: bool,
     },
+    /// This node has all that these nodes had when they were asked, or why it is not known to.
+    Quorum(Result<Vec<Name>, NoQuorum>),
     /// The link went down first.
     LinkDown,
     /// More keys were asked for than one request may name.
@@ -223,6 +232,14 @@ pub struct GossipCounts {
     pub rotten: u64,
     /// See `rotten`.
     pub repaired: u64,
+    /// Quorum reads begun.
+    pub quorum_reads: u64,
+    /// Quorum reads that ended without enough nodes.
+    pub quorum_failed: u64,
+    /// Quorum reads that found this node to lack something.
+    pub quorum_lacking: u64,
+    /// Times that a peer was sent, or offered, what an exchange for a quorum read had shown it to lack.
+    pub quorum_repairs: u64,
     /// Ops sent, in pushes, answers and exchanges.
     pub ops_sent: u64,
     /// Those of them that came from the log on disk.
@@ -249,7 +266,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 23] {
+    pub fn figures(&self) -> [(&'static str, u64); 27] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -263,6 +280,10 @@ impl GossipCounts {
             ("diverged", self.diverged),
             ("rotten", self.rotten),
             ("repaired", self.repaired),
+            ("quorum_reads", self.quorum_reads),
+            ("quorum_failed", self.quorum_failed),
+            ("quorum_lacking", self.quorum_lacking),
+            ("quorum_repairs", self.quorum_repairs),
             ("ops_sent", self.ops_sent),
             ("ops_from_disk", self.ops_from_disk),
             ("merges", self.merges),
@@ -314,6 +335,7 @@ pub struct Gossip {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) wants: Wants,
     pub(super) merges: Merges,
+    pub(super) reads: Reads,
     pub(super) members: Members,
     pub(super) rng: StdRng,
     pub(super) out: Outbox,
@@ -326,7 +348,7 @@ pub struct Gossip {
     /// Requests under way for the live zone, by the id on the wire.
     pub(super) asked: BTreeMap<u64, (LinkId, Token)>,
     /// Requests for ops that are being read from the disk: the latest of each link.
-    pub(super) reads: BTreeMap<LinkId, super::pull::Reading>,
+    pub(super) from_log: BTreeMap<LinkId, super::pull::Reading>,
     next_id: u64,
     /// When to offer again what is not known to have arrived.
     pub(super) tick_at: u64,
@@ -342,6 +364,7 @@ impl Gossip {
             links: BTreeMap::new(),
             wants: Wants::default(),
             merges,
+            reads: Reads::default(),
             members,
             rng: StdRng::seed_from_u64(seed),
             out: Outbox::default(),
@@ -350,7 +373,7 @@ impl Gossip {
             moved: Vec::new(),
             own_pushed: 0,
             asked: BTreeMap::new(),
-            reads: BTreeMap::new(),
+            from_log: BTreeMap::new(),
             next_id: 0,
             tick_at: 0,
             sync_at: 0,
@@ -397,6 +420,11 @@ impl Gossip {
         self.next_id
     }
 
+    /// The greatest id given out so far.
+    pub(super) fn last_id(&self) -> u64 {
+        self.next_id
+    }
+
     pub(super) fn send(&mut self, link: LinkId, message: Message) {
         self.out.sends.push((link, message));
     }
@@ -434,6 +462,7 @@ impl Gossip {
         };
         assert!(self.links.len() < bounds::LINKS, "the live zone bounds its links");
         assert!(self.links.insert(id, link).is_none(), "a link id is used once");
+        self.reads.stir();
         let member = Member {
             node: hello.actor.node.clone(),
             zone: hello.zone.clone(),
@@ -450,9 +479,10 @@ impl Gossip {
         if let Some(link) = self.links.remove(&id) {
             self.keep_cursor(replica, &link);
         }
-        self.reads.remove(&id);
+        self.from_log.remove(&id);
         self.wants.link_down(now, id);
         self.merge_link_down(now, id);
+        self.reads.link_down(id);
         let lost: BTreeSet<u64> =
             self.asked.iter().filter(|(_, (link, _))| *link == id).map(|(id, _)| *id).collect();
         for id in lost {
@@ -535,6 +565,7 @@ impl Gossip {
         self.take_left_over(now, replica);
         self.save_members(replica);
         self.own_elsewhere(replica, 0);
+        self.reads_due(now, replica);
         if self.links.is_empty() {
             self.own_pushed = replica.own_seq();
             // Nobody is left to ask; what is lacking is wanted anew when a link comes up.
@@ -573,6 +604,7 @@ impl Gossip {
     /// The live zone no longer waits for an answer.
     pub fn cancel(&mut self, token: Token) {
         self.asked.retain(|_, (_, asked)| *asked != token);
+        self.cancel_read(token);
     }
 
     /// The next moment at which something is due though nothing can be settled, as
@@ -586,7 +618,8 @@ impl Gossip {
         let links = self.links.values();
         let news = links.filter(|link| !link.busy).filter_map(|link| link.news_at);
         let flights = self.links.values().filter_map(|link| link.flight.as_ref()).map(|f| f.deadline);
-        let due = news.chain(flights).chain(self.wants.due()).chain(self.merges.due());
+        let due =
+            news.chain(flights).chain(self.wants.due()).chain(self.merges.due()).chain(self.reads.due());
         due.fold(self.tick_at.min(self.sync_at), u64::min)
     }
 }

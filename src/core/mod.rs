@@ -19,6 +19,7 @@
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
 //! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
+//! * [`quorum`]: reads that reflect what several nodes have
 //! * [`session`]: context merges, where no log reaches: the receiver; `outgoing`: the sender;
 //!   `leftover`: what one that broke off has left
 
@@ -44,6 +45,7 @@ pub(crate) mod outgoing;
 pub mod parked;
 pub mod pull;
 pub mod push;
+pub mod quorum;
 pub mod register;
 pub mod replica;
 pub mod session;

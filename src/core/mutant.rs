@@ -76,6 +76,10 @@ pub enum Mutant {
     CursorOfAnotherLife,
     /// What an earlier session has left is taken for what the peer holds now.
     LeftoverNotCompared,
+    /// A quorum read ends when so many have answered, before what they had has come.
+    ReadBeforeCovered,
+    /// What a peer says in an exchange that began before a quorum read counts for the read.
+    ReadOfEarlier,
 }
 
 #[cfg(feature = "mutants")]
@@ -100,7 +104,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 33] = [
+        pub const ALL: [Self; 35] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -134,6 +138,8 @@ mod active {
             Self::RoomBeforeUnion,
             Self::CursorOfAnotherLife,
             Self::LeftoverNotCompared,
+            Self::ReadBeforeCovered,
+            Self::ReadOfEarlier,
         ];
     }
 }

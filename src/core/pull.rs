@@ -11,6 +11,7 @@ use super::bounds;
 use super::cells::Cells;
 use super::link::{Answer, DiskRead, Gossip, LinkId, Now, Token};
 use super::mutant::{self, Mutant};
+use super::quorum::HASTE;
 use super::replica::Replica;
 use super::state::ApplyError;
 
@@ -48,6 +49,8 @@ struct Want {
     slow: BTreeSet<LinkId>,
     /// Whose log does not reach back far enough.
     short: BTreeSet<LinkId>,
+    /// Who told of it in an exchange that a quorum read waits for: whoever else has it may not answer.
+    preferred: Option<LinkId>,
 }
 
 /// A request for ops that is being answered from the disk.
@@ -90,6 +93,8 @@ pub struct Held {
     pub asked: usize,
     /// Whole states being sent.
     pub outgoing: usize,
+    /// Quorum reads under way.
+    pub reads: usize,
 }
 
 /// How the news came of something that is lacking.
@@ -213,6 +218,21 @@ impl Gossip {
         }
     }
 
+    /// A read waits for what this peer has: it is asked for soon, and of this peer, whatever
+    /// another has been asked for.
+    pub(super) fn hasten(&mut self, now: Now, replica: &Replica, from: LinkId) {
+        let Some(link) = self.links.get(&from) else { return };
+        // The author may be gathering, and what it has sent may be on its way.
+        let soon = now.mono + HASTE + self.settings.push_window.min(HASTE);
+        for (actor, want) in &mut self.wants.actors {
+            if link.known(*actor) <= replica.state().seen(*actor) || want.asked == Some(from) {
+                continue;
+            }
+            (want.asked, want.waits_for, want.preferred) = (None, None, Some(from));
+            want.not_before = want.not_before.min(soon);
+        }
+    }
+
     /// Asks for what is due, of whoever has it: one request a link at a time.
     pub(super) fn pull_due(&mut self, now: Now, replica: &mut Replica) {
         self.expire_flights(now);
@@ -231,7 +251,14 @@ impl Gossip {
             let name = replica.state().actors().get(actor);
             let rank = |id: &LinkId| {
                 let link = &self.links[id];
-                (want.slow.contains(id), link.flight.is_some(), link.actor != *name, link.answer_time)
+                let preferred = want.preferred == Some(*id);
+                (
+                    want.slow.contains(id),
+                    !preferred,
+                    link.flight.is_some(),
+                    link.actor != *name,
+                    link.answer_time,
+                )
             };
             let holders = self.links.keys().copied().filter(has);
             let best = holders.filter(|id| !want.short.contains(id)).min_by_key(rank);
@@ -285,7 +312,7 @@ impl Gossip {
             link.answer_time = (link.answer_time * 2).min(PATIENCE.1);
             for actor in flight.actors.into_keys() {
                 let want = self.wants.actors.entry(actor).or_default();
-                want.asked = None;
+                want.asked = want.asked.filter(|asked| asked != id);
                 want.slow.insert(*id);
             }
             for want in self.wants.actors.values_mut().filter(|want| want.asked.is_none()) {
@@ -373,13 +400,13 @@ impl Gossip {
     fn read_ops(&mut self, link: LinkId, reading: Reading, records: (u64, u64)) {
         let (id, ranges) = (reading.id, reading.ranges.clone());
         self.out.reads.push(DiskRead { link, id, ranges, records, budget: wire::BATCH });
-        self.reads.insert(link, reading);
+        self.from_log.insert(link, reading);
     }
 
     /// Answers with what has been read from the disk. If that is nothing, the log there does not reach back so far.
     pub fn on_read(&mut self, replica: &mut Replica, link: LinkId, id: u64, runs: Vec<Run>) {
         let Some(Reading { ranges, mut missing, first, .. }) =
-            self.reads.extract_if(link..=link, |_, reading| reading.id == id).next().map(|(_, r)| r)
+            self.from_log.extract_if(link..=link, |_, reading| reading.id == id).next().map(|(_, r)| r)
         else {
             return;
         };
@@ -425,7 +452,8 @@ impl Gossip {
             let stuck = seen == asked_from && runs.iter().any(|run| run.actor == *name);
             // Whoever has more has it from the origin, which has most likely sent it here too.
             let progress = more && !stuck || seen > asked_from && known(&actor) > seen;
-            if let Some(want) = self.wants.actors.get_mut(&actor) {
+            let asked = |want: &&mut Want| want.asked.is_none_or(|asked| asked == from);
+            if let Some(want) = self.wants.actors.get_mut(&actor).filter(asked) {
                 want.asked = None;
                 want.slow.remove(&from);
                 want.not_before = if progress { now.mono } else { now.mono + GRACE };
@@ -467,6 +495,7 @@ impl Gossip {
             ahead_bytes: self.wants.ahead_bytes,
             asked: self.asked.len(),
             outgoing: self.merges.sending(),
+            reads: self.reads.len(),
         }
     }
 

@@ -73,8 +73,7 @@ impl Gossip {
             let quiet = link.pushed_at + self.settings.push_interval * 500 <= now.mono;
             if behind && quiet {
                 self.counts.reoffers += 1;
-                link.told.clone_from(&link.known);
-                link.news_at = Some(now.mono);
+                link.offer(now);
             }
         }
     }
@@ -83,8 +82,7 @@ impl Gossip {
     pub fn push_now(&mut self, now: Now, only: Option<LinkId>) {
         for (id, link) in &mut self.links {
             if only.is_none_or(|only| only == *id) {
-                link.told.clone_from(&link.known);
-                link.news_at = Some(now.mono);
+                link.offer(now);
             }
         }
     }

@@ -10,6 +10,7 @@ use tidings_proto::{Message, Run, SeenDigest, SeenEntries, StateDigest, bounds a
 use super::bounds;
 use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
 use super::pull::{GRACE, Source};
+use super::quorum::HASTE;
 use super::replica::Replica;
 use super::state::State;
 
@@ -37,6 +38,14 @@ impl Gossip {
             self.out.answers.extend(token.map(|token| (token, Answer::LinkDown)));
             return;
         }
+        let id = self.syn(replica, to);
+        if let Some(token) = token {
+            self.asked.insert(id, (to, token));
+        }
+    }
+
+    /// Begins an exchange over a link that is up. Says under which id.
+    pub(super) fn syn(&mut self, replica: &Replica, to: LinkId) -> u64 {
         let id = self.fresh_id();
         let entries = replica.state().seen_entries();
         let digest = entries.digest();
@@ -44,17 +53,15 @@ impl Gossip {
         // wanted is on its way, or will be asked for in its time.
         let others = self.links.iter().any(|(id, link)| *id != to && link.syn.is_some());
         let credit = if others || self.wants.any() { 0 } else { wire::BATCH as u32 };
-        let link = self.links.get_mut(&to).expect("just found");
+        let link = self.links.get_mut(&to).expect("the caller found it");
         link.syn = Some((id, digest));
-        if let Some(token) = token {
-            self.asked.insert(id, (to, token));
-        }
         self.counts.syncs_begun += 1;
         // Between nodes that seem to have seen the same, 64 bytes settle it.
         let equal = replica.places().all(|actor| link.known(actor) == replica.state().seen(actor));
         let entries = (!equal && entries.len() <= SMALL_SEEN).then_some(entries);
         let state = state_digest(replica.state());
         self.send(to, Message::Sync(Sync::Syn { id, digest, state, entries, credit }));
+        id
     }
 
     pub(crate) fn on_sync(&mut self, now: Now, replica: &mut Replica, from: LinkId, sync: Sync) {
@@ -102,7 +109,7 @@ impl Gossip {
             self.absorb(replica, from, &entries);
             // A version vector and ops must fit one message: a large one travels alone.
             let credit = if ours.len() <= bounds::ANNOUNCED { credit } else { 0 };
-            runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH));
+            runs = self.lacking(now, replica, from, (credit as usize).min(wire::BATCH), false).0;
             self.want(now, replica, from, Source::Sync);
         }
         self.send(from, Message::Sync(Sync::Ack { id, entries: Some(ours), state: None, runs }));
@@ -119,6 +126,7 @@ impl Gossip {
         if other_state && self.is_comparable(replica, from) {
             self.diverged(from);
         }
+        self.told(replica, from, id, &[]);
         self.answered(from, id, Answer::Synced { equal: true });
     }
 
@@ -134,13 +142,22 @@ impl Gossip {
         if self.end_syn(from, id).is_none() {
             return;
         }
+        let lacks = self.lacks_for_reads(replica, entries);
         self.receive(now, replica, from, runs);
         self.absorb(replica, from, entries);
-        let runs = self.lacking(now, replica, from, wire::BATCH);
+        let for_read = self.told(replica, from, id, &lacks);
+        let (runs, short) = self.lacking(now, replica, from, wire::BATCH, for_read);
+        self.counts.quorum_repairs += u64::from(for_read && (short || !runs.is_empty()));
         if !runs.is_empty() {
             self.send(from, Message::Sync(Sync::Ack2 { id, runs }));
         }
+        if let Some(link) = self.links.get_mut(&from).filter(|_| for_read && short) {
+            link.offer(now);
+        }
         self.want(now, replica, from, Source::Sync);
+        if for_read {
+            self.hasten(now, replica, from);
+        }
         self.answered(from, id, Answer::Synced { equal: false });
     }
 
@@ -166,19 +183,31 @@ impl Gossip {
     /// Ops that a peer is known to lack, as far as the log and the budget reach.
     /// Not what is fresh: that is on its way to the peer from its origin, most likely.
     /// Nor over a young link: the peer has been told what we have, and is asking for it.
-    fn lacking(&mut self, now: Now, replica: &Replica, to: LinkId, budget: usize) -> Vec<Run> {
-        let (mut runs, mut left) = (Vec::new(), budget);
+    /// For a read, fresh writes of ours that have not left are not waited for. Says
+    /// also whether there is something that the log does not reach.
+    fn lacking(
+        &mut self,
+        now: Now,
+        replica: &Replica,
+        to: LinkId,
+        budget: usize,
+        for_read: bool,
+    ) -> (Vec<Run>, bool) {
+        let (mut runs, mut left, mut short) = (Vec::new(), budget, false);
         let Some(link) = self.links.get_mut(&to).filter(|link| link.since + YOUNG <= now.mono) else {
-            return runs;
+            return (runs, short);
         };
         let state = replica.state();
         for actor in replica.places() {
             let (known, seen) = (link.known(actor), state.seen(actor));
-            let fresh = self.moved.get(actor.index()).is_some_and(|at| *at + GRACE > now.mono);
+            let unsent = for_read && actor == replica.own() && link.sent < seen;
+            let grace = if unsent { HASTE } else { GRACE };
+            let fresh = self.moved.get(actor.index()).is_some_and(|at| *at + grace > now.mono);
             if known >= seen || left == 0 || fresh {
                 continue;
             }
             let (read, next) = replica.log().read(actor, known + 1, seen, left, state.actors());
+            short |= read.is_empty();
             let size: usize = read.iter().map(|run| run.ops.len()).sum();
             if size > left && !runs.is_empty() {
                 // One op over the budget travels alone: the peer pulls it.
@@ -191,7 +220,7 @@ impl Gossip {
             runs.extend(read);
         }
         self.counts.ops_sent += runs.iter().map(|run: &Run| u64::from(run.count)).sum::<u64>();
-        runs
+        (runs, short)
     }
 }
 

@@ -5,6 +5,7 @@
 //! UTF-8 and `{"base64": "..."}` where they are not; both are read everywhere.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidings_proto::Name;
@@ -499,6 +500,15 @@ pub trait Operator: Send + Sync + 'static {
 
     /// A key as it is now; none if it is absent.
     fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, Refusal>;
+    /// A key as it is once this node has all that `nodes` nodes, itself included, had when they
+    /// were asked; none if it is absent.
+    fn read_quorum(
+        &self,
+        key: Vec<u8>,
+        detail: Detail,
+        nodes: usize,
+        timeout: Duration,
+    ) -> Answer<'_, Option<KeyRow>>;
     /// Some keys, in no particular order.
     fn scan(&self, scan: Scan) -> Result<Page, Refusal>;
     /// Writes a key, and returns once the write is as durable as promised.

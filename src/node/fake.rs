@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::ready;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_proto::Name;
@@ -165,6 +166,20 @@ impl Operator for Fake {
 
     fn read(&self, key: &[u8], detail: Detail) -> Result<Option<KeyRow>, Refusal> {
         Ok(self.keys.lock().get(key).map(|value| row(key, value, detail)))
+    }
+
+    fn read_quorum(
+        &self,
+        key: Vec<u8>,
+        detail: Detail,
+        nodes: usize,
+        timeout: Duration,
+    ) -> Answer<'_, Option<KeyRow>> {
+        answer(if nodes == 1 && !timeout.is_zero() {
+            self.read(&key, detail)
+        } else {
+            Err(Refusal::Unavailable(format!("no quorum: 1 of {nodes} answered: fake")))
+        })
     }
 
     fn scan(&self, scan: Scan) -> Result<Page, Refusal> {

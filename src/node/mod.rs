@@ -19,6 +19,7 @@ mod handoff;
 mod limits;
 mod open;
 mod operator;
+mod quorum;
 mod rows;
 mod text;
 mod transport;

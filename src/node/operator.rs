@@ -593,6 +593,20 @@ impl Operator for Desk {
         Ok(state.get(key).and_then(|cells| key_row(cells, state.actors(), detail)))
     }
 
+    fn read_quorum(
+        &self,
+        key: Vec<u8>,
+        detail: Detail,
+        nodes: usize,
+        timeout: Duration,
+    ) -> Answer<'_, Option<KeyRow>> {
+        Box::pin(async move {
+            let reached = self.node.quorum(nodes, timeout).await;
+            reached.map_err(|error| Refusal::Unavailable(format!("no quorum: {error}")))?;
+            self.read(&key, detail)
+        })
+    }
+
     fn scan(&self, scan: Scan) -> Result<Page, Refusal> {
         let mut cursor = parse_cursor(scan.cursor.as_deref())?;
         let mut keys = Vec::new();

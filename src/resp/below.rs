@@ -2,7 +2,7 @@
 
 pub(crate) use crate::core::set::Set;
 pub(crate) use crate::core::view::{Kind, View};
-pub(crate) use crate::engine::{Engine, Now, Write, WriteError, Written};
+pub(crate) use crate::engine::{Engine, NoQuorum, Now, Write, WriteError, Written};
 pub(crate) use crate::node::Node;
 use crate::store::Fsync;
 

@@ -101,7 +101,7 @@ impl From<WriteError> for Failure {
 }
 
 /// What becomes of the connection after a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum Flow {
     /// The next command.
     #[default]
@@ -110,6 +110,8 @@ pub(crate) enum Flow {
     Close,
     /// No further command until so many peers hold this connection's writes.
     Wait { peers: usize, timeout: Option<Duration> },
+    /// No further command until this node has what so many nodes have; then the key is read.
+    Quorum { key: Box<[u8]>, nodes: usize, timeout: Duration },
     /// No further command until a flush, which goes on in steps, has removed so many keys more.
     Flush { left: usize },
 }

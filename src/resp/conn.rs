@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tidings_proto::Name;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::below::NoQuorum;
 use super::call::{Flow, Session};
 use super::server::Worker;
 use super::talk::{Buffers, Talk};
@@ -27,13 +29,19 @@ pub(crate) struct Client {
     inner: RefCell<Inner>,
 }
 
+/// How a wait ended: with so many peers, or with a quorum or without.
+enum Waited {
+    Peers(usize),
+    Quorum(Result<Vec<Name>, NoQuorum>),
+}
+
 struct Inner {
     talk: Talk,
     /// Gone once the connection's turns are over.
     stream: Option<TcpStream>,
     waker: Option<Waker>,
-    /// A WAIT under way.
-    waiting: Option<Pin<Box<dyn Future<Output = usize>>>>,
+    /// A WAIT or a quorum read under way.
+    waiting: Option<Pin<Box<dyn Future<Output = Waited>>>>,
     /// In the committer's list.
     queued: bool,
     /// Whether the commit under way covers writes of this connection.
@@ -208,14 +216,26 @@ impl Inner {
     }
 
     fn wait(&mut self, worker: &Worker, context: &mut Context<'_>) {
-        let Flow::Wait { peers, timeout } = self.talk.session.flow else { return };
-        let waiting = self.waiting.get_or_insert_with(|| {
-            let (node, dot) = (worker.node.clone(), self.talk.session.last_dot.clone());
-            Box::pin(async move { node.wait(dot, peers, timeout.unwrap_or(FOREVER)).await })
-        });
-        if let Poll::Ready(peers) = waiting.as_mut().poll(context) {
+        let session = &self.talk.session;
+        let node = || worker.node.clone();
+        let waiting = match session.flow {
+            Flow::Wait { peers, timeout } => self.waiting.get_or_insert_with(|| {
+                let (node, dot) = (node(), session.last_dot.clone());
+                let timeout = timeout.unwrap_or(FOREVER);
+                Box::pin(async move { Waited::Peers(node.wait(dot, peers, timeout).await) })
+            }),
+            Flow::Quorum { nodes, timeout, .. } => self.waiting.get_or_insert_with(|| {
+                let node = node();
+                Box::pin(async move { Waited::Quorum(node.quorum(nodes, timeout).await) })
+            }),
+            Flow::Go | Flow::Close | Flow::Flush { .. } => return,
+        };
+        if let Poll::Ready(waited) = waiting.as_mut().poll(context) {
             self.waiting = None;
-            self.talk.waited(peers);
+            match waited {
+                Waited::Peers(peers) => self.talk.waited(peers),
+                Waited::Quorum(outcome) => self.talk.read(worker, outcome),
+            }
         }
     }
 

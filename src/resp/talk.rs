@@ -1,13 +1,14 @@
 //! The protocol's side of a connection, without a socket: bytes in, bytes out.
 
-use super::below::{Engine, Now};
+use super::below::{Engine, NoQuorum, Now};
 use super::call::{Args, Call, Flow, Session};
 use super::codec::{Malformed, Parsed, Parser};
-use super::commands::flush_step;
+use super::commands::{flush_step, reply_any};
 use super::output::Output;
 use super::reply::Reply;
 use super::server::Worker;
 use super::table::dispatch;
+use tidings_proto::Name;
 
 /// Replies a connection may have unsent while more of its commands are executed, unless
 /// its input presses; also what one turn may add. A client that reads as it writes so
@@ -80,7 +81,7 @@ impl Talk {
         match self.session.flow {
             Flow::Go => self.more && self.may_execute(),
             Flow::Flush { .. } => !self.closing,
-            Flow::Close | Flow::Wait { .. } => false,
+            Flow::Close | Flow::Wait { .. } | Flow::Quorum { .. } => false,
         }
     }
 
@@ -113,6 +114,19 @@ impl Talk {
     pub(crate) fn waited(&mut self, peers: usize) {
         self.session.flow = Flow::Go;
         self.reply(usize::MAX).count(peers);
+    }
+
+    /// What a quorum read waited for is here, or is not.
+    pub(crate) fn read(&mut self, worker: &Worker, outcome: Result<Vec<Name>, NoQuorum>) {
+        let Flow::Quorum { key, .. } = std::mem::take(&mut self.session.flow) else { return };
+        let engine = &mut *worker.node.lock();
+        self.call(worker, engine, worker.node.now(), &[], |call| match outcome {
+            Ok(_) => reply_any(call, &key),
+            Err(error) => {
+                call.worker.stats.errors.add(1);
+                call.reply.error(format!("NOQUORUM {error}").as_bytes());
+            }
+        });
     }
 
     fn reply(&mut self, limit: usize) -> Reply<'_> {

@@ -94,6 +94,12 @@ const READ: &[Metric] = metrics! {
         ]);
     Gauge "tidings_context_merge_keys", "Keys in the merge under way: taken in so far, and expected where that is known; else 0.",
         |f, to| to.ways("state", [("taken", f.replica.merge_keys.0), ("expected", f.replica.merge_keys.1)]);
+    Counter "tidings_quorum_reads_total", "Quorum reads begun.",
+        |f, to| to.one(f.gossip.quorum_reads);
+    Counter "tidings_quorum_reads_failed_total", "Quorum reads that ended without enough nodes.",
+        |f, to| to.one(f.gossip.quorum_failed);
+    Counter "tidings_quorum_repairs_total", "Repairs by quorum reads, by side: here (reads that found this node to lack something) or peers (times that one was sent, or offered, what it was found to lack).",
+        |f, to| to.ways("side", [("here", f.gossip.quorum_lacking), ("peers", f.gossip.quorum_repairs)]);
     Counter "tidings_ops_sent_total", "Ops sent to peers, in pushes, answers and exchanges.",
         |f, to| to.one(f.gossip.ops_sent);
     Counter "tidings_ops_from_disk_total", "Those of them that came from the log on disk, for peers that were away for long.",

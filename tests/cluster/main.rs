@@ -27,6 +27,7 @@ mod handoff;
 mod limits;
 mod metrics;
 mod pressure;
+mod quorum;
 mod redis;
 mod restore;
 mod resume;

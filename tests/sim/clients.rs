@@ -36,6 +36,7 @@ impl World {
             self.race(&running)?;
         }
         self.fill_memory(slot);
+        self.read_quorum(slot)?;
         for _ in 0..many {
             self.ask(slot)?;
         }

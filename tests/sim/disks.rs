@@ -144,14 +144,14 @@ impl World {
         for read in reads {
             let after = self.rng.faults.random_range(20..if slow { 2_000_000 } else { 5_000 });
             self.push(after, Due::FromLog { slot, life: life.id, link: read.link });
-            life.reads.insert(read.link, read);
+            life.from_log.insert(read.link, read);
         }
     }
 
     /// Ops have been read back for a peer.
     pub fn read_log(&mut self, slot: usize, link: LinkId) -> Check {
         let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
-        let Some(read) = life.reads.remove(&link) else { return Ok(()) };
+        let Some(read) = life.from_log.remove(&link) else { return Ok(()) };
         let (id, (first, last)) = (read.id, read.records);
         let mut gather = Gather::new(read.ranges, read.budget);
         let outcome = life.housekeeper.read_from(first, |lsn, record| gather.record(record) && lsn < last);

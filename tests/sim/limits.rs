@@ -24,6 +24,7 @@ impl World {
             ("actors of which it lacks something", held.wants.len(), replica.state().actors().len()),
             ("requests under way", held.requests.len(), links),
             ("questions of operators", held.asked, life.questions.len()),
+            ("quorum reads", held.reads, life.reads.len()),
             ("states being sent", held.outgoing, links.min(bounds::SNAPSHOTS - 1)),
             ("snapshots", replica.snapshots(), held.outgoing + checkpoints),
             ("members", gossip.members().iter().count(), self.plan.nodes),

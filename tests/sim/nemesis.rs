@@ -256,13 +256,14 @@ impl World {
         } else if let Some((snapshot, _)) = begun {
             life.engine.end_checkpoint(snapshot);
         }
-        let events = std::mem::take(&mut effects.events);
+        let (events, answers) = (std::mem::take(&mut effects.events), std::mem::take(&mut effects.answers));
         self.processes[slot].life = Some(life);
         if let Outcome::Died(death) = outcome {
             return self.die(slot, death);
         }
         if outcome == Outcome::Done {
             self.check_commit(slot)?;
+            self.check_reads(slot, answers)?;
             events.into_iter().try_for_each(|event| self.on_event(slot, event))?;
         }
         self.plan_tick(slot)

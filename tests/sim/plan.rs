@@ -183,6 +183,8 @@ pub struct Plan {
     /// How many keys there are by which nodes order and fingerprint cells: of those with another
     /// one a node gets whole states. With more than one, a node has another after a restart.
     pub orders: u64,
+    /// Whether clients read of several nodes at once, too. That is so in every fifth seed.
+    pub quorums: bool,
     /// How many nodes everybody has as seeds.
     pub seeds: usize,
 }
@@ -235,6 +237,7 @@ impl Plan {
             skew: pick(rng, &[0, 100, 5_000]),
             seeds: pick(rng, &[1, 2, 9]),
             orders: pick(rng, &[1, 1, 1, 2, 3]),
+            quorums: seed.is_multiple_of(5),
         };
         if calm {
             plan.faults.clear();

@@ -23,7 +23,7 @@ use tidings_proto::{Actor, Edit, Message, Name, Stamp};
 
 use crate::names::{Dot, Seen, raise, within};
 use crate::oracle::What;
-use crate::readers::Shown;
+use crate::readers::{Asked, Shown};
 use crate::world::{Check, Due, World};
 
 /// What a disk would give back after a crash: at least, at most, and after power loss at least.
@@ -115,10 +115,12 @@ pub struct Life {
     pub sent: (u64, u64),
     /// Operators' questions that have not been given up.
     pub questions: BTreeSet<u64>,
+    /// Quorum reads under way, by token.
+    pub reads: BTreeMap<u64, Asked>,
     /// A sync is under way.
     pub syncing: bool,
     /// What peers wait for from the log on disk.
-    pub reads: BTreeMap<LinkId, DiskRead>,
+    pub from_log: BTreeMap<LinkId, DiskRead>,
     /// What a reader saw last: the vector then, the key, and what it showed.
     pub read: Option<(Seen, Vec<u8>, Shown)>,
 }
@@ -240,8 +242,9 @@ impl World {
             moved: Vec::new(),
             sent: (0, 0),
             questions: BTreeSet::new(),
-            syncing: false,
             reads: BTreeMap::new(),
+            syncing: false,
+            from_log: BTreeMap::new(),
             read: None,
         };
         let replica = life.engine.replica_mut();
@@ -303,6 +306,7 @@ impl World {
         let events = std::mem::take(&mut effects.events);
         self.facts.answers += effects.answers.len() as u64;
         self.plan_reads(slot, &mut life, std::mem::take(&mut effects.reads));
+        let answers = std::mem::take(&mut effects.answers);
         self.processes[slot].life = Some(life);
         match outcome {
             Outcome::Died(death) => return self.die(slot, death),
@@ -310,6 +314,7 @@ impl World {
             Outcome::Done => {}
         }
         self.check_commit(slot)?;
+        self.check_reads(slot, answers)?;
         for event in events {
             self.on_event(slot, event)?;
         }

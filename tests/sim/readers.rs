@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use rand::RngExt;
 use tidings::core::state::State;
 use tidings::core::view::View;
+use tidings::engine::{Answer, Input, Token};
 use tidings_proto::Counter;
 
-use crate::names::{Names, Seen, equal};
+use crate::names::{Names, Seen, equal, within};
 use crate::oracle::{Bytes, Standing};
 use crate::world::{Check, World};
 
@@ -18,6 +20,9 @@ pub enum Shown {
     Members(BTreeSet<Bytes>),
     GCounter(i64),
 }
+
+/// A quorum read: by process, which life it had and what that had seen when the read began.
+pub type Asked = Vec<Option<(u64, Seen)>>;
 
 impl Shown {
     /// By the state's own account.
@@ -71,6 +76,67 @@ impl World {
             }
         }
         life.read = Some((seen, key.clone(), Shown::of(state, &key)));
+        Ok(())
+    }
+}
+
+/// Tokens of quorum reads begin here, beyond those of operators.
+const READS: u64 = 1 << 60;
+
+impl World {
+    /// A client may want to read what several nodes have; perhaps more than there are.
+    pub fn read_quorum(&mut self, slot: usize) -> Check {
+        if !self.plan.quorums || !self.rng.reads.random_ratio(1, 3) {
+            return Ok(());
+        }
+        let nodes = self.rng.reads.random_range(1..=self.plan.nodes + 1);
+        let patience = self.rng.reads.random_range(10_000..3_000_000);
+        let asked: Asked = (0..self.processes.len())
+            .map(|slot| {
+                let life = self.processes[slot].life.as_ref()?.id;
+                Some((life, self.seen(slot)))
+            })
+            .collect();
+        let (now, token) = (self.now, READS + self.rng.reads.random_range(0..READS));
+        let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+        life.reads.insert(token, asked);
+        let until = now - life.began + patience;
+        self.say(|| format!("{} is asked what {nodes} nodes have: {token}", self.called(slot)));
+        self.handle(slot, Input::Read { token: Token(token), nodes, until })
+    }
+
+    /// P8: where a quorum read has an answer, its node has seen all that each of those who are
+    /// said to have answered had seen when the read began. Whoever began anew meanwhile may have lost some.
+    pub fn check_reads(&mut self, slot: usize, answers: Vec<(Token, Answer)>) -> Check {
+        for (Token(token), answer) in answers {
+            let Answer::Quorum(outcome) = answer else { continue };
+            let who = self.called(slot);
+            let seen = self.seen(slot);
+            let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
+            let Some(asked) = life.reads.remove(&token) else {
+                return Err(format!("P8: {who} answers a read that nobody waits for"));
+            };
+            let Ok(names) = outcome else {
+                self.facts.quorum_failed += 1;
+                continue;
+            };
+            self.facts.quorum_reads += 1;
+            let own = asked[slot].as_ref().map(|(_, seen)| seen);
+            self.facts.quorum_lacking += u64::from(own.is_some_and(|own| !within(&seen, own)));
+            for name in names {
+                let mut bearers = (0..self.processes.len()).filter(|at| self.processes[*at].name == name);
+                let covered = |at: usize| match asked.get(at) {
+                    Some(Some((life, had))) => !self.life_is(at, *life) || within(had, &seen),
+                    _ => true,
+                };
+                if !bearers.any(covered) {
+                    let had = (0..asked.len()).find(|at| self.processes[*at].name == name);
+                    let had = had.and_then(|at| asked[at].as_ref()).map(|(_, had)| had.clone());
+                    let lacks = self.names.tell(&had.unwrap_or_default(), &seen);
+                    return Err(format!("P8: {who} answers a read for {name} without {lacks}"));
+                }
+            }
+        }
         Ok(())
     }
 }

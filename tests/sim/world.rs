@@ -53,6 +53,7 @@ pub struct Streams {
     pub faults: StdRng,
     pub clients: StdRng,
     pub lives: StdRng,
+    pub reads: StdRng,
 }
 
 #[derive(Debug)]
@@ -91,7 +92,13 @@ const STORY: usize = 120;
 impl World {
     pub fn new(plan: Plan, tell: bool) -> Self {
         let stream = |n: u64| StdRng::seed_from_u64(plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n);
-        let rng = Streams { net: stream(1), faults: stream(2), clients: stream(3), lives: stream(4) };
+        let rng = Streams {
+            net: stream(1),
+            faults: stream(2),
+            clients: stream(3),
+            lives: stream(4),
+            reads: stream(5),
+        };
         let mut world = Self {
             now: 0,
             heap: BinaryHeap::new(),

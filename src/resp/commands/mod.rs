@@ -12,6 +12,7 @@ mod strings;
 mod tidings;
 
 pub(crate) use server::flush_step;
+pub(crate) use tidings::reply_any;
 
 use super::table::Command;
 

@@ -1,9 +1,11 @@
 //! Commands of our own about what lies behind a key, and about the node.
 
+use std::time::Duration;
+
 use crate::core::register::Version;
 use crate::core::state::State;
-use crate::resp::below;
-use crate::resp::call::{Answer, Call};
+use crate::resp::below::{self, View};
+use crate::resp::call::{Answer, Call, Failure, Flow};
 use crate::resp::reply::Reply;
 use crate::resp::table::{Command, Family::Tidings, Flag::*};
 
@@ -15,6 +17,10 @@ pub(super) const ROWS: &[Command] = &[
     Command::new(Tidings, "tidings.versions", 2, versions).flags(&[ReadOnly]).keys(1, 1, 1).doc(
         "0.1.0",
         "Every version of a register with value, hlc, origin, dot and content id, the visible one first",
+    ),
+    Command::new(Tidings, "tidings.qget", 4, qget).flags(&[ReadOnly, NoScript]).keys(1, 1, 1).doc(
+        "0.1.0",
+        "Get a key of any kind, with all that so many nodes have within so many milliseconds; those that lack something are repaired",
     ),
     Command::new(Tidings, "tidings.peers", 1, peers)
         .flags(&[ReadOnly, Stale])
@@ -56,6 +62,35 @@ fn describe(reply: &mut Reply<'_>, state: &State, version: &Version) {
     for (name, value) in facts {
         reply.text(name);
         reply.text(&value);
+    }
+}
+
+fn qget(call: &mut Call<'_>) -> Answer {
+    let nodes = call.args.integer(2)?;
+    let millis =
+        call.args.integer(3).map_err(|_| Failure::err("timeout is not an integer or out of range"))?;
+    let nodes = u64::try_from(nodes).ok().filter(|nodes| *nodes > 0);
+    let nodes = nodes.ok_or_else(|| Failure::err("number of nodes is not positive"))?;
+    let millis = u64::try_from(millis).ok().filter(|millis| *millis > 0);
+    let millis = millis.ok_or_else(|| Failure::err("timeout is not positive"))?;
+    call.session.flow = Flow::Quorum {
+        key: call.args.at(1).into(),
+        nodes: usize::try_from(nodes).unwrap_or(usize::MAX),
+        timeout: Duration::from_millis(millis),
+    };
+    Ok(())
+}
+
+/// Replies with what readers see of a key, whatever its kind.
+pub(crate) fn reply_any(call: &mut Call<'_>, key: &[u8]) {
+    match call.engine.replica().state().view(key) {
+        None => call.reply.null(),
+        Some(View::Bytes(bytes)) => call.reply.bulk(bytes),
+        Some(View::Integer(sum) | View::GCounter(sum)) => call.reply.integer(sum),
+        Some(View::Set(set)) => {
+            call.reply.set(set.len());
+            set.iter().for_each(|element| call.reply.bulk(element));
+        }
     }
 }
 

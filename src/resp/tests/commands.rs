@@ -318,6 +318,12 @@ fn server() {
         ("set a 1", "+OK"),
         ("info keyspace", "$44 # Keyspace db0:keys=1,expires=0,avg_ttl=0"),
         ("wait a 0", NOT_INTEGER),
+        ("tidings.qget a 1", "-ERR wrong number of arguments for 'tidings.qget' command"),
+        ("tidings.qget a x 1", NOT_INTEGER),
+        ("tidings.qget a 1 x", "-ERR timeout is not an integer or out of range"),
+        ("tidings.qget a 0 1", "-ERR number of nodes is not positive"),
+        ("tidings.qget a -1 1", "-ERR number of nodes is not positive"),
+        ("tidings.qget a 1 0", "-ERR timeout is not positive"),
         ("wait 0 a", "-ERR timeout is not an integer or out of range"),
         ("wait 0 -1", "-ERR timeout is negative"),
     ]);

@@ -268,3 +268,25 @@ fn shutdown_answers_what_was_asked() {
     drop(door);
     wire.expect_end();
 }
+
+#[test]
+fn a_quorum_read_holds_back_what_follows() {
+    let door = Door::open(Limits::default());
+    let mut wire = door.connect();
+    wire.send(b"set a 1\r\ntidings.qget a 1 1000\r\nget a\r\n");
+    wire.expect("+OK\r\n$1\r\n1\r\n$1\r\n1\r\n");
+    let none = "-NOQUORUM 2 nodes asked for, and only 1 known: n1\r\n";
+    wire.send(b"tidings.qget a 2 60000\r\nget a\r\n");
+    wire.expect(&format!("{none}$1\r\n1\r\n"));
+    for (write, key, reply) in [
+        ("incr n", "n", ":1\r\n"),
+        ("gcounter.incrby g 5", "g", ":5\r\n"),
+        ("sadd s e", "s", "*1\r\n$1\r\ne\r\n"),
+        ("ping", "absent", "$-1\r\n"),
+    ] {
+        wire.send(format!("{write}\r\n").as_bytes());
+        let _ = wire.0.read(&mut [0; 100]).unwrap();
+        wire.ask(&format!("TIDINGS.QGET {key} 1 1000"), reply);
+    }
+    assert_eq!(door.stats.errors.get(), 1);
+}
