@@ -55,6 +55,8 @@ struct Incoming {
     /// Blocks that have come, and their bytes.
     blocks: u32,
     bytes: usize,
+    /// Bytes of blocks that the log has of it.
+    logged: usize,
     granted: u32,
     guide: Option<Guide>,
 }
@@ -165,6 +167,8 @@ pub struct MergeProgress {
     pub blocks: u32,
     /// Bytes received.
     pub bytes: usize,
+    /// Bytes that the log has of it, which a checkpoint before its end would only have written again.
+    pub logged: usize,
     /// Keys received, or left from an earlier session.
     pub keys: u64,
     /// Keys that are to be received, where that is known: if nothing of the state is here.
@@ -230,10 +234,10 @@ impl Gossip {
     /// The context merge under way, if any.
     pub fn merge_progress(&self) -> Option<MergeProgress> {
         let incoming = self.merges.incoming.as_ref()?;
-        let Incoming { link, began, blocks, bytes, .. } = *incoming;
+        let Incoming { link, began, blocks, bytes, logged, .. } = *incoming;
         let context = incoming.context.as_ref();
         let keys = context.map_or(0, |context| context.staged.cells.len() as u64);
-        Some(MergeProgress { link, began, blocks, bytes, keys, of: context.and_then(|c| c.keys) })
+        Some(MergeProgress { link, began, blocks, bytes, logged, keys, of: context.and_then(|c| c.keys) })
     }
 
     /// Asks a peer for its state. One such session at a time.
@@ -262,6 +266,7 @@ impl Gossip {
             context: None,
             blocks: 0,
             bytes: 0,
+            logged: 0,
             granted: 0,
             guide: guided.then_some(guide),
         });
@@ -396,6 +401,7 @@ impl Gossip {
             return;
         }
         incoming.bytes += block.len();
+        incoming.logged += block.len();
         incoming.blocks += 1;
         // In the log as it comes: a process that is killed begins its next session with it.
         replica.note(Entry::MergeBlock(block));
@@ -481,6 +487,7 @@ impl Gossip {
                 return self.give_up_merge(now, link, id, "what was left does not fit");
             }
             self.counts.blocks_reused += 1;
+            incoming.logged += block.len();
             replica.note(Entry::MergeBlock(block));
         }
         incoming.deadline = now.mono + MERGE_PATIENCE;

@@ -40,7 +40,7 @@ impl Node {
         let mut last = Instant::now();
         while !self.0.stopping.load(Ordering::Acquire) {
             self.0.checkpoints.look.wait(LOOK_EVERY);
-            let logged = self.0.housekeeper.bytes_since_checkpoint();
+            let logged = self.logged();
             let late = due.interval.is_some_and(|interval| logged > 0 && last.elapsed() >= interval);
             if (logged >= due.bytes || late) && !self.0.stopping.load(Ordering::Acquire) {
                 // What failed has been told, and is tried again when the next is due.
@@ -48,6 +48,13 @@ impl Node {
                 last = Instant::now();
             }
         }
+    }
+
+    /// Bytes logged since the last checkpoint. What a merge under way has logged does not count, nor as much again:
+    /// a checkpoint before its end does not hold it, and would have it logged anew.
+    pub(super) fn logged(&self) -> u64 {
+        let merging = self.lock().gossip().merge_progress().map_or(0, |progress| 2 * progress.logged as u64);
+        self.0.housekeeper.bytes_since_checkpoint().saturating_sub(merging)
     }
 
     /// Writes a checkpoint, and counts it.

@@ -62,7 +62,7 @@ impl Node {
 
     fn mind(&self, full: &mut Full) {
         let bounds = self.0.limits.bounds;
-        let log = self.0.housekeeper.bytes_since_checkpoint();
+        let log = self.logged();
         let resident = if bounds.memory > 0 { resident_bytes() } else { 0 };
         let mut engine = self.lock();
         let cells = engine.replica().state().tallies().bytes;
@@ -93,7 +93,12 @@ impl Node {
 
     /// Holds up whoever writes, as far as the log is short of room.
     pub async fn pace(&self) {
-        let hold = hold(self.0.limits.bounds.log, self.0.housekeeper.bytes_since_checkpoint());
+        let bound = self.0.limits.bounds.log;
+        // Mostly there is room, and nobody need be asked what of the log does not count.
+        if hold(bound, self.0.housekeeper.bytes_since_checkpoint()).is_zero() {
+            return;
+        }
+        let hold = hold(bound, self.logged());
         if !hold.is_zero() {
             tokio::time::sleep(hold).await;
         }
