@@ -245,13 +245,17 @@ impl Replica {
     }
 
     /// Remembers keys on which a merged state knows deletes of an own contribution.
-    fn note_closable_of(&mut self, staged: &State) {
-        let Some(own) = staged.actors.find(self.actor()) else { return };
-        let is_reset = |cells: &&Cells| {
+    fn closable_of(&self, staged: &State) -> Vec<Box<[u8]>> {
+        let Some(own) = staged.actors.find(self.actor()) else { return Vec::new() };
+        let is_reset = |cells: &Cells| {
             let parts = [Counter::G, Counter::Pn].map(|counter| cells.counter(counter)?.get(own));
             parts.into_iter().flatten().any(|part| part.baseline.is_some())
         };
-        self.closable.extend(staged.cells().filter(is_reset).map(|cells| Box::from(cells.key())));
+        // Mostly there is none, and then order need not be made.
+        if staged.cells.all(|cells| !is_reset(cells)) {
+            return Vec::new();
+        }
+        staged.cells().filter(|cells| is_reset(cells)).map(|cells| Box::from(cells.key())).collect()
     }
 
     pub(super) fn take_closable(&mut self) -> Vec<Box<[u8]>> {
@@ -275,7 +279,7 @@ impl Replica {
         self.settle_pending();
         self.entries.push(Entry::MergeBegin { seen, parked });
         self.entries.extend(blocks.into_iter().map(Entry::MergeBlock));
-        self.merge_ranges(staged, None, &[])
+        self.merge_ranges(&mut staged.clone(), None, &[])
     }
 
     /// [`Replica::merge`] where only some ranges have been staged: in the others both hold the same. What
@@ -283,7 +287,7 @@ impl Replica {
     /// What is here in `rotten` ones is replaced; on disk it is whole, so a replay merges as ever.
     pub(super) fn merge_ranges(
         &mut self,
-        staged: &State,
+        staged: &mut State,
         ranges: Option<&Ranges>,
         rotten: &[Span],
     ) -> Result<(), ApplyError> {
@@ -292,8 +296,9 @@ impl Replica {
         if mutant::is(Mutant::VolatileFilter) {
             self.state.forget_early();
         }
+        let closable = self.closable_of(staged);
         self.state.merge_ranges(staged, ranges, rotten)?;
-        self.note_closable_of(staged);
+        self.closable.extend(closable);
         self.entries.push(ranges.map_or(Entry::MergeCommit, |ranges| Entry::MergeRanges {
             key: (ranges.key().0, ranges.key().1),
             spans: ranges.spans().iter().map(|span| (span.start, span.end)).collect(),
@@ -481,7 +486,7 @@ impl Recovery {
 
     /// A block of the checkpoint.
     pub fn block(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.state.load(&Block::decode(block)?)
+        self.state.load(Block::decode(block)?)
     }
 
     /// A record of the log after the checkpoint, and its number.
@@ -504,19 +509,19 @@ impl Recovery {
             }
             Entry::MergeBlock(block) => {
                 let staged = self.staged.as_mut().ok_or_else(|| misplaced("a block"))?;
-                staged.load(&Block::decode(&block)?)?;
+                staged.load(Block::decode(&block)?)?;
             }
             Entry::MergeCommit => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
-                self.state.merge(&staged)?;
+                self.state.merge(staged)?;
                 self.leftover = None;
             }
             Entry::MergeRanges { key, spans } => {
-                let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
+                let mut staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
                 let spans = spans.into_iter().map(|(start, end)| Span { start, end }).collect();
                 let ranges = Ranges::from_spans(HashKey(key.0, key.1), spans);
                 let ranges = ranges.ok_or_else(|| misplaced("a range that overlaps another"))?;
-                self.state.merge_ranges(&staged, Some(&ranges), &[])?;
+                self.state.merge_ranges(&mut staged, Some(&ranges), &[])?;
                 self.leftover = None;
             }
             Entry::Member(member) => {

@@ -150,7 +150,7 @@ impl Merges {
 
 impl Context {
     fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.staged.load(&Block::decode(block)?)
+        self.staged.load(Block::decode(block)?)
     }
 }
 
@@ -499,14 +499,14 @@ impl Gossip {
     }
 
     fn commit_merge(&mut self, now: Now, replica: &mut Replica, ranges: Option<Ranges>) {
-        let incoming = self.merges.incoming.take().expect("the caller found it");
-        let context = incoming.context.as_ref().expect("the caller checked");
+        let mut incoming = self.merges.incoming.take().expect("the caller found it");
+        let context = incoming.context.as_mut().expect("the caller checked");
         let (from, id) = (incoming.link, incoming.id);
         let (blocks, bytes) = (incoming.blocks, incoming.bytes);
         let rotten = incoming.guide.as_ref().map(|guide| guide.rotten.clone()).unwrap_or_default();
         let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
         self.absorb(replica, from, &context.seen);
-        if let Err(error) = replica.merge_ranges(&context.staged, ranges.as_ref(), replaced.spans()) {
+        if let Err(error) = replica.merge_ranges(&mut context.staged, ranges.as_ref(), replaced.spans()) {
             self.merges.incoming = Some(incoming);
             self.give_up_merge(now, from, id, &error.to_string());
             // Lack of room here is nobody's offence.
