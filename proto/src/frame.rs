@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::message::{Hello, Lane, Message};
+use crate::message::{Hello, Lane, Message, Sync};
 use crate::{DecodeError, bound, bounds, limit};
 
 /// Bytes of the length before each frame.
@@ -25,7 +25,7 @@ pub fn length(prefix: [u8; PREFIX], lane: Lane) -> Result<usize, DecodeError> {
 
 /// A whole frame with its prefix, for HELLO.
 pub fn encode_hello(hello: &Hello) -> Vec<u8> {
-    encode(hello)
+    encode(hello, 0)
 }
 
 /// A whole frame with its prefix, for a message.
@@ -34,13 +34,22 @@ pub fn encode_hello(hello: &Hello) -> Vec<u8> {
 /// If it is over its lane's limit: whoever makes messages keeps them within.
 pub fn encode_message(message: &Message) -> Vec<u8> {
     debug_assert_eq!(message.check(), Ok(()), "a {} message that every receiver refuses", message.kind());
-    let frame = encode(message);
+    let frame = encode(message, most_of(message));
     assert!(frame.len() - PREFIX <= limit(message.lane()), "{} frame over its limit", message.kind());
     frame
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let frame = vec![0; PREFIX];
+/// About how many bytes a message takes, where that is many and known.
+fn most_of(message: &Message) -> usize {
+    match message {
+        Message::Sync(Sync::Block { block, .. }) => block.len() + 32,
+        _ => 0,
+    }
+}
+
+fn encode<T: Serialize>(value: &T, room: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(PREFIX + room);
+    frame.resize(PREFIX, 0);
     let mut frame = postcard::to_extend(value, frame).expect("plain values always encode");
     let length = u32::try_from(frame.len() - PREFIX).expect("a frame is far below 4 GiB");
     frame[..PREFIX].copy_from_slice(&length.to_le_bytes());

@@ -92,11 +92,6 @@ impl Actors {
         &self.list[ix.index()]
     }
 
-    /// Whether the two give the same places, as far as both go.
-    pub(super) fn agrees_with(&self, other: &Self) -> bool {
-        self.list.iter().zip(&other.list).all(|(one, another)| one == another)
-    }
-
     /// How many are known.
     pub fn len(&self) -> usize {
         self.list.len()

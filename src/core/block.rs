@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
 use tidings_proto::cell::{ParkedState, ParkedTarget};
 use tidings_proto::op::Counter;
 use tidings_proto::{
@@ -49,7 +50,7 @@ impl<'a> BlockBuilder<'a> {
     fn push_split(&mut self, cells: &Cells, limit: usize) {
         self.begin(cells.key());
         if !cells.register().is_empty() {
-            let mut versions: Vec<_> = cells.register().versions().iter().collect();
+            let mut versions: SmallVec<[_; 1]> = cells.register().versions().iter().collect();
             versions.sort_unstable_by_key(|v| (self.actors.get(v.dot.actor()), v.dot.seq()));
             for version in versions {
                 if self.size >= limit {
@@ -100,7 +101,7 @@ impl<'a> BlockBuilder<'a> {
 
     fn begin(&mut self, key: &[u8]) {
         self.size += key.len() + 16;
-        self.block.keys.push(KeyState { key: key.to_vec(), cells: Vec::new() });
+        self.block.keys.push(KeyState { key: key.to_vec(), cells: Vec::with_capacity(1) });
     }
 
     fn add(&mut self, cell: CellState) {
@@ -157,10 +158,10 @@ impl<'a> BlockBuilder<'a> {
 }
 
 impl State {
-    /// A state to load blocks into: the context they belong to, and no cells yet.
+    /// A state to load blocks into: the context they belong to, and no cells yet. It numbers the actors
+    /// known here as they are numbered here.
     pub fn staged(&self, seen: &SeenEntries, parked: &[ParkedState]) -> Result<State, ApplyError> {
         let mut staged = State::new(self.hash_key);
-        // The same places as here, so that a blank state can adopt it.
         staged.actors = self.actors.clone();
         staged.tags = self.tags.clone();
         staged.seen = vec![0; staged.actors.len()];
@@ -193,22 +194,22 @@ impl State {
 
     /// Puts a block's cells into a state made by [`State::staged`]. Every live
     /// dot must be within the context: a live set travels only with the context it belongs to.
-    pub fn load(&mut self, block: &Block) -> Result<(), ApplyError> {
+    pub fn load(&mut self, block: Block) -> Result<(), ApplyError> {
         let places = block.actors.iter().map(|a| self.intern(a)).collect::<Result<Vec<_>, _>>()?;
-        for key in &block.keys {
+        for key in block.keys {
             self.load_key(key, &places)?;
         }
         Ok(())
     }
 
-    fn load_key(&mut self, state: &KeyState, places: &[ActorIx]) -> Result<(), ApplyError> {
+    fn load_key(&mut self, state: KeyState, places: &[ActorIx]) -> Result<(), ApplyError> {
         let hash = self.cells.hash(&state.key);
         let State { cells: table, seen, tallies, hash_key, tags, .. } = self;
         let rows = Rows { key: *hash_key, tags };
         let cells = table.get_or_insert(hash, &state.key, || Cells::new(&state.key));
         let (before, fingerprint) = (Shape::of(cells), cells.fingerprint());
         let mut cells = Changing::new(cells, rows, hash);
-        let loaded = state.cells.iter().try_for_each(|cell| load_cell(&mut cells, cell, places, seen));
+        let loaded = state.cells.into_iter().try_for_each(|cell| load_cell(&mut cells, cell, places, seen));
         let cells = cells.finish();
         let (after, gone) = (cells.fingerprint(), cells.is_blank());
         tallies.replace(&before, &Shape::of(cells));
@@ -222,7 +223,7 @@ impl State {
 
 fn load_cell(
     cells: &mut Changing<'_>,
-    cell: &CellState,
+    cell: CellState,
     places: &[ActorIx],
     seen: &[u64],
 ) -> Result<(), ApplyError> {
@@ -238,7 +239,7 @@ fn load_cell(
             for version in versions {
                 let dot = live(&version.dot)?;
                 cells.remove_version(dot);
-                cells.insert_version(Version { dot, stamp: version.stamp, value: version.value[..].into() });
+                cells.insert_version(Version { dot, stamp: version.stamp, value: version.value.into() });
             }
         }
         CellState::Member(member) => {

@@ -16,14 +16,17 @@ use super::fingerprint::{Fingerprint, Ranges, Rows, Span};
 use super::mutant::{self, Mutant};
 use super::register::Version;
 use super::state::{ApplyError, State};
-use super::table::{Named, Table, within_any};
+use super::table::{Named, within_any};
 use super::view::Shape;
+
+/// How many times as much as is here must come for it to be taken as it is.
+const FEW: usize = 16;
 
 impl State {
     /// Merges another state into this one, in one step. Running snapshots of
     /// this state are aborted: too much changes at once for them to follow.
-    pub fn merge(&mut self, other: &State) -> Result<(), ApplyError> {
-        self.merge_ranges(other, None, &[])
+    pub fn merge(&mut self, mut other: State) -> Result<(), ApplyError> {
+        self.merge_ranges(&mut other, None, &[])
     }
 
     /// [`State::merge`] where the other state is only known in some ranges: elsewhere both
@@ -31,9 +34,11 @@ impl State {
     ///
     /// What is here in `rotten` ranges, which lie within the others, is not believed: it is replaced. The
     /// caller sees to it that the other side has seen all that has been seen here of their keys.
+    ///
+    /// Of the other state cells may be taken out. After an error it is as it was.
     pub fn merge_ranges(
         &mut self,
-        other: &State,
+        other: &mut State,
         ranges: Option<&Ranges>,
         rotten: &[Span],
     ) -> Result<(), ApplyError> {
@@ -65,8 +70,10 @@ impl State {
             _ => self.snapshots.abort_all(),
         }
         self.cells.purge(rotten);
-        self.merge_common(other, &join, ranges);
-        self.merge_new(other, &join, rotten);
+        if !rotten.is_empty() || !self.adopt(other, &join, ranges) {
+            self.merge_common(other, &join, ranges);
+            self.merge_new(other, &join, rotten);
+        }
         if !rotten.is_empty() {
             self.recount_sums();
         }
@@ -82,35 +89,47 @@ impl State {
         Ok(())
     }
 
-    /// Whether a merge of the other state leaves just that: nothing is here, and nothing has been.
-    pub(super) fn can_adopt(&self, other: &State) -> bool {
-        self.is_blank()
-            && self.cells.is_empty()
-            && self.parked.is_empty()
-            && self.hash_key == other.hash_key
-            && self.actors.agrees_with(&other.actors)
-            && self.parked.has_room_beside(other.parked.iter(), |_| true)
-    }
-
-    /// [`State::merge`] where [`State::can_adopt`] says so: in a moment, however large the other is,
-    /// which is left empty.
-    pub(super) fn adopt(&mut self, other: &mut State) {
-        self.snapshots.abort_all();
-        let room = self.parked.room;
-        if other.actors.len() > self.actors.len() {
-            self.actors = std::mem::take(&mut other.actors);
-            self.tags = std::mem::take(&mut other.tags);
-        }
-        self.seen = std::mem::take(&mut other.seen);
-        self.seen.resize(self.actors.len(), 0);
-        self.cells = std::mem::replace(&mut other.cells, Table::new(self.hash_key));
-        self.parked = std::mem::take(&mut other.parked);
-        self.parked.room = room;
-        self.tallies = std::mem::take(&mut other.tallies);
-    }
-
     fn places_of(&mut self, actors: &Actors) -> Result<Vec<ActorIx>, TooManyActors> {
         (0..actors.len()).map(|at| self.intern(actors.get(ActorIx(at as u32)))).collect()
+    }
+
+    /// Where there is next to nothing here, and all else that they have is news: the same cells, without building
+    /// them anew, with what is here merged in. The two must number actors alike, as a state from [`State::staged`]
+    /// does unless others have come since.
+    fn adopt(&mut self, other: &mut State, join: &Join, ranges: Option<&Ranges>) -> bool {
+        let alike = join.places.iter().enumerate().all(|(at, place)| place.index() == at);
+        let few = self.cells.len() * FEW <= other.cells.len() && self.parked.is_empty();
+        let here = |cells: &Cells| self.cells.get(self.cells.hash(cells.key()), cells.key()).is_some();
+        if !(alike
+            && few
+            && self.hash_key == other.hash_key
+            && other.cells.all(|cells| join.is_news(cells) || here(cells)))
+        {
+            return false;
+        }
+        // The buckets of the one table are not those of the other: snapshots keep all of theirs.
+        let starts = self.cells.starts(&[Span::ALL]);
+        starts.into_iter().for_each(|at| self.snapshots.before_change(&self.cells, at));
+        let keys: Vec<(u64, Box<[u8]>)> =
+            self.cells.range(0).map(|(position, cells)| (position, cells.key().into())).collect();
+        self.merge_common(other, join, ranges);
+        std::mem::swap(&mut self.cells, &mut other.cells);
+        self.tallies = std::mem::take(&mut other.tallies);
+        for (position, key) in keys {
+            if let Some(gone) = self.cells.get(position, &key) {
+                let (shape, sum) = (Shape::of(gone), gone.fingerprint());
+                self.tallies.replace(&shape, &Shape::default());
+                self.cells.note_change(position, sum, Fingerprint::default());
+                self.cells.remove(position, &key);
+            }
+            if let Some(come) = other.cells.remove(position, &key) {
+                self.tallies.replace(&Shape::default(), &Shape::of(&come));
+                let sum = come.fingerprint();
+                self.cells.get_or_insert(position, &key, || come);
+                self.cells.note_change(position, Fingerprint::default(), sum);
+            }
+        }
+        true
     }
 
     /// Every key that we have in the ranges: against what they have of it, which may be nothing.
@@ -194,6 +213,28 @@ struct Join {
 impl Join {
     fn translate(&self, dot: ShortDot) -> ShortDot {
         ShortDot::new(self.places[dot.actor().index()], dot.seq())
+    }
+
+    /// Whether a merge into nothing would take cells as they are, told in our numbering.
+    fn is_news(&self, cells: &Cells) -> bool {
+        let unseen = |actor: ActorIx, seq: u64| seq > self.ours[actor.index()];
+        let is_news = |dot: &ShortDot| unseen(dot.actor(), dot.seq());
+        let mut parts = [Counter::G, Counter::Pn].into_iter().filter_map(|counter| cells.counter(counter));
+        cells.register().versions().iter().all(|version| is_news(&version.dot))
+            && cells.set().is_none_or(|set| set.members().all(|member| member.dots().iter().all(is_news)))
+            && parts.all(|parts| {
+                parts.iter().all(|part| {
+                    part.contribution.is_none_or(|e| unseen(part.actor, e.birth)) && !self.is_closed(part)
+                })
+            })
+    }
+
+    /// Whether a baseline is of a contribution that both sides together know to be over.
+    fn is_closed(&self, part: &Part) -> bool {
+        let at = part.actor.index();
+        let seen = self.ours[at].max(self.theirs[at]);
+        let birth = part.contribution.map(|e: Tally| e.birth);
+        part.baseline.as_deref().is_some_and(|r: &Tally| r.birth <= seen && birth != Some(r.birth))
     }
 
     /// Whether the two sides together have seen it.
@@ -283,10 +324,7 @@ impl Join {
         if let Some(baseline) = theirs.and_then(|part| part.baseline.as_deref()) {
             ours.reset(*baseline);
         }
-        let seen = self.ours[at].max(self.theirs[at]);
-        let e_birth = ours.contribution.map(|e: Tally| e.birth);
-        let closed = |r: &Tally| r.birth <= seen && e_birth != Some(r.birth);
-        if ours.baseline.as_deref().is_some_and(closed) {
+        if self.is_closed(ours) {
             ours.baseline = None;
         }
     }

@@ -245,13 +245,17 @@ impl Replica {
     }
 
     /// Remembers keys on which a merged state knows deletes of an own contribution.
-    fn note_closable_of(&mut self, staged: &State) {
-        let Some(own) = staged.actors.find(self.actor()) else { return };
-        let is_reset = |cells: &&Cells| {
+    fn closable_of(&self, staged: &State) -> Vec<Box<[u8]>> {
+        let Some(own) = staged.actors.find(self.actor()) else { return Vec::new() };
+        let is_reset = |cells: &Cells| {
             let parts = [Counter::G, Counter::Pn].map(|counter| cells.counter(counter)?.get(own));
             parts.into_iter().flatten().any(|part| part.baseline.is_some())
         };
-        self.closable.extend(staged.cells().filter(is_reset).map(|cells| Box::from(cells.key())));
+        // Mostly there is none, and then order need not be made.
+        if staged.cells.all(|cells| !is_reset(cells)) {
+            return Vec::new();
+        }
+        staged.cells().filter(|cells| is_reset(cells)).map(|cells| Box::from(cells.key())).collect()
     }
 
     pub(super) fn take_closable(&mut self) -> Vec<Box<[u8]>> {
@@ -292,12 +296,9 @@ impl Replica {
         if mutant::is(Mutant::VolatileFilter) {
             self.state.forget_early();
         }
-        if self.state.can_adopt(staged) {
-            self.state.adopt(staged);
-        } else {
-            self.state.merge_ranges(staged, ranges, rotten)?;
-            self.note_closable_of(staged);
-        }
+        let closable = self.closable_of(staged);
+        self.state.merge_ranges(staged, ranges, rotten)?;
+        self.closable.extend(closable);
         self.entries.push(ranges.map_or(Entry::MergeCommit, |ranges| Entry::MergeRanges {
             key: (ranges.key().0, ranges.key().1),
             spans: ranges.spans().iter().map(|span| (span.start, span.end)).collect(),
@@ -485,7 +486,7 @@ impl Recovery {
 
     /// A block of the checkpoint.
     pub fn block(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.state.load(&Block::decode(block)?)
+        self.state.load(Block::decode(block)?)
     }
 
     /// A record of the log after the checkpoint, and its number.
@@ -508,19 +509,19 @@ impl Recovery {
             }
             Entry::MergeBlock(block) => {
                 let staged = self.staged.as_mut().ok_or_else(|| misplaced("a block"))?;
-                staged.load(&Block::decode(&block)?)?;
+                staged.load(Block::decode(&block)?)?;
             }
             Entry::MergeCommit => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
-                self.merge(staged, None)?;
+                self.state.merge(staged)?;
                 self.leftover = None;
             }
             Entry::MergeRanges { key, spans } => {
-                let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
+                let mut staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;
                 let spans = spans.into_iter().map(|(start, end)| Span { start, end }).collect();
                 let ranges = Ranges::from_spans(HashKey(key.0, key.1), spans);
                 let ranges = ranges.ok_or_else(|| misplaced("a range that overlaps another"))?;
-                self.merge(staged, Some(&ranges))?;
+                self.state.merge_ranges(&mut staged, Some(&ranges), &[])?;
                 self.leftover = None;
             }
             Entry::Member(member) => {
@@ -565,15 +566,6 @@ impl Recovery {
     /// The members known.
     pub fn members(&self) -> impl Iterator<Item = &tidings_proto::message::Member> {
         self.members.values()
-    }
-
-    /// As it was done then: what had rotted there is whole on the disk.
-    fn merge(&mut self, mut staged: State, ranges: Option<&Ranges>) -> Result<(), ApplyError> {
-        if self.state.can_adopt(&staged) {
-            self.state.adopt(&mut staged);
-            return Ok(());
-        }
-        self.state.merge_ranges(&staged, ranges, &[])
     }
 
     /// What is staged will not be merged: it may save a later session something.

@@ -152,7 +152,7 @@ impl Merges {
 
 impl Context {
     fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.staged.load(&Block::decode(block)?)
+        self.staged.load(Block::decode(block)?)
     }
 }
 

@@ -196,6 +196,11 @@ impl<T: Named> Table<T> {
         Some(item)
     }
 
+    /// Whether something holds for every item.
+    pub fn all(&self, holds: impl Fn(&T) -> bool) -> bool {
+        self.buckets.iter().all(|bucket| bucket.items.iter().all(&holds))
+    }
+
     /// Visits every item to change it, and drops those for which `keep` says no.
     /// Within a bucket the order is arbitrary: nothing may hang on it.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {

@@ -26,7 +26,7 @@ impl CvRDT for State {
     /// # Panics
     /// If [`CvRDT::validate_merge`] would have refused it.
     fn merge(&mut self, other: Self) {
-        State::merge(self, &other).expect("validated");
+        State::merge(self, other).expect("validated");
     }
 }
 

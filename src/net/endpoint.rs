@@ -93,15 +93,7 @@ impl Net {
         credentials: &Credentials,
         handler: Arc<dyn Handler>,
     ) -> Result<Self, NetError> {
-        let bind = |source| NetError::Bind { address: config.listen, source };
-        let socket = bind_socket(config.listen).map_err(bind)?;
-        let endpoint = Endpoint::new(
-            endpoint_config(credentials),
-            Some(server_config(credentials)?),
-            socket,
-            Arc::new(TokioRuntime),
-        )
-        .map_err(bind)?;
+        let (endpoint, client_config) = open(config.listen, credentials)?;
         let shared = Arc::new(Shared {
             endpoint,
             identity: credentials.identity().clone(),
@@ -110,7 +102,7 @@ impl Net {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             dialler: Dialler::default(),
-            client_config: Mutex::new(client_config(credentials)?),
+            client_config: Mutex::new(client_config),
             links: Mutex::default(),
             changed: watch::Sender::new(()),
             next_id: AtomicU64::new(1),
@@ -300,6 +292,16 @@ async fn handshake(net: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphoreP
         Ok(Err(error)) => Ending::of(&error),
     };
     net.refused(remote, &refused);
+}
+
+/// The socket and QUIC on it, and the configuration for dialling: all that carries a link, and nothing of what makes
+/// it one. Called within a tokio runtime.
+pub fn open(listen: SocketAddr, credentials: &Credentials) -> Result<(Endpoint, ClientConfig), NetError> {
+    let bind = |source| NetError::Bind { address: listen, source };
+    let socket = bind_socket(listen).map_err(bind)?;
+    let (endpoint, server) = (endpoint_config(credentials), server_config(credentials)?);
+    let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime)).map_err(bind)?;
+    Ok((endpoint, client_config(credentials)?))
 }
 
 fn bind_socket(address: SocketAddr) -> io::Result<UdpSocket> {

@@ -316,7 +316,7 @@ impl World {
                 let Checkpoint { meta, blocks, expected, .. } = node.checkpoint.take().unwrap();
                 let meta = Meta::decode(&meta.encode()).unwrap();
                 let mut state = State::new(HashKey(5, 6)).staged(&meta.seen, &meta.parked).unwrap();
-                blocks.iter().for_each(|block| state.load(&Block::decode(block).unwrap()).unwrap());
+                blocks.iter().for_each(|block| state.load(Block::decode(block).unwrap()).unwrap());
                 assert_eq!(dump(&state), expected, "a checkpoint is of the moment at which it began");
             }
         }

@@ -328,7 +328,7 @@ fn merge(to: &mut Replica, from: &Replica) {
     }
     let mut staged = to.state().staged(&begun.seen, &begun.parked).unwrap();
     for block in &blocks {
-        staged.load(&Block::decode(block).unwrap()).unwrap();
+        staged.load(Block::decode(block).unwrap()).unwrap();
     }
     to.merge(&staged, begun.seen, begun.parked, blocks).unwrap();
 }

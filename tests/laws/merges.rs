@@ -22,6 +22,11 @@ fn laws(plan: Plan, steps: &[Step]) {
     for a in &states {
         assert_eq!(dump(&join(*a, a)), dump(a), "idempotent");
         assert_eq!(dump(&through_blocks(a)), dump(a), "blocks lose nothing");
+        // Staged for the one, whose actors are numbered alike, and for another.
+        for (n, how) in [(9, "taken as it is"), (8, "built anew")] {
+            let blank = join(replica(n, 0).state(), &through_blocks(a));
+            assert_eq!((dump(&blank), *blank.tallies()), (dump(a), *a.tallies()), "{how}");
+        }
         for b in &states {
             let ab = join(*a, b);
             let joined = dump(&ab);

@@ -1,5 +1,6 @@
 //! What once went wrong, by name.
 
+use tidings::core::block::BlockBuilder;
 use tidings::core::journal::Meta;
 use tidings::core::parked::Room;
 use tidings::core::replica::{Recovery, Replica};
@@ -7,7 +8,7 @@ use tidings::core::snapshot::Step;
 use tidings::core::state::ApplyError;
 use tidings::core::table::HashKey;
 use tidings::core::write::{Write, WriteError, Written};
-use tidings_proto::{Actor, SeenEntries};
+use tidings_proto::{Actor, Block, SeenEntries};
 
 use crate::dump::{Shown, dump, shown};
 use crate::world::{read, read_all, replica};
@@ -173,4 +174,45 @@ fn a_merge_may_leave_twice_as_much_parked_as_ops() {
         let merged = one.clone().merge(from.state(), seen, from.parked_states(), Vec::new());
         assert_eq!(merged.is_ok(), fits, "{parked} parked: {merged:?}");
     }
+}
+
+/// A node that holds next to nothing takes what is staged as it is, and what it has itself merged in: the same
+/// as any merge gives, also where something that is staged has been removed here.
+#[test]
+fn what_is_taken_as_it_is_is_what_a_merge_gives() {
+    for removed_here in [false, true] {
+        let [mut one, mut many] = [0, 1].map(|node| replica(node, 1 << 20));
+        write(&mut many, Write::Set { key: b"both", value: b"old" });
+        write(&mut many, Write::Add { key: b"set", elements: &[b"a", b"b"] });
+        write(&mut many, Write::Increment { key: b"sum", by: 5 });
+        deliver(&many, &mut one);
+        write(&mut one, Write::Set { key: b"both", value: b"here" });
+        write(&mut one, Write::Remove { key: b"set", elements: &[b"a"] });
+        write(&mut one, Write::Increment { key: b"sum", by: 1 });
+        if removed_here {
+            write(&mut one, Write::Delete { key: b"sum" });
+        }
+        write(&mut many, Write::Set { key: b"both", value: b"there" });
+        write(&mut many, Write::Add { key: b"set", elements: &[b"c"] });
+        for n in 0..100 {
+            write(&mut many, Write::Set { key: format!("key {n}").as_bytes(), value: b"v" });
+        }
+        let mut there = many.clone();
+        merge_staged(&mut there, &one);
+        merge_staged(&mut one, &many);
+        assert_eq!(dump(one.state()), dump(there.state()));
+        assert_eq!(one.state().tallies(), there.state().tallies());
+        assert_eq!(one.state().fingerprint(), one.state().recount());
+        assert_eq!(one.state().len(), if removed_here { 102 } else { 103 });
+    }
+}
+
+/// All that `from` holds, staged as it comes over the wire.
+fn merge_staged(to: &mut Replica, from: &Replica) {
+    let seen = SeenEntries::from(&from.state().seen_clock());
+    let mut staged = to.state().staged(&seen, &from.parked_states()).unwrap();
+    let mut blocks = BlockBuilder::new(from.state().actors());
+    from.state().cells().for_each(|cells| blocks.push(cells));
+    blocks.finish().iter().for_each(|block| staged.load(Block::decode(block).unwrap()).unwrap());
+    to.merge(&staged, seen, from.parked_states(), Vec::new()).unwrap();
 }

@@ -112,7 +112,7 @@ fn permute(state: &State, left: &[&State], outcomes: &mut Vec<State>) {
     }
     for n in 0..left.len() {
         let mut next = state.clone();
-        next.merge(left[n]).unwrap();
+        next.merge(left[n].clone()).unwrap();
         let rest: Vec<&State> = left.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, s)| *s).collect();
         permute(&next, &rest, outcomes);
     }

@@ -581,7 +581,7 @@ pub fn read_all(replica: &Replica) -> Vec<Run> {
 pub fn stage(at: &State, begun: &Begun, blocks: &[Vec<u8>]) -> State {
     let mut staged = at.staged(&begun.seen, &begun.parked).unwrap();
     for block in blocks {
-        staged.load(&Block::decode(block).unwrap()).unwrap();
+        staged.load(Block::decode(block).unwrap()).unwrap();
     }
     staged
 }
