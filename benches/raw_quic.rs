@@ -12,10 +12,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use bytes::Bytes;
+use tidings::net::WRITE_BYTES;
 use tidings::net::certs::{Authority, Validity};
 use tidings::net::endpoint::open;
 use tidings::net::tls::{CredentialFiles, Credentials};
-use tidings::net::WRITE_BYTES;
 use tokio::runtime::Runtime;
 
 /// Set for the process that receives: where its certificate is.
