@@ -27,7 +27,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHORT = "--short" in sys.argv
 PEERS = "--without-peers" not in sys.argv
-INSIDE = "TIDINGS_BENCH_BINARIES"
+INSIDE = "RECONCILIATION_BINARIES"
 PAIRS = 1 if SHORT else 5
 SMALL = 10_000 if SHORT else 100_000
 LARGE = 10_000 if SHORT else 1_000_000
@@ -161,7 +161,7 @@ def small(times):
     """Small keys: a blank node, and one that was away while some were written."""
     source = Node("small", 7501, "--resp", "127.0.0.1:7400")
     source.await_keys(0)
-    write(7400, (10 * n for n in range(SMALL)), 16)
+    write(7400, (20 * n for n in range(SMALL)), 16)
     settle()
     rows = {"blank": blank(source, SMALL, times)}
     join = ["--resp", "off", "--join", f"127.0.0.1:{source.quic}"]
@@ -174,7 +174,7 @@ def small(times):
             settle()
             other.stop()
             step = SMALL // missing
-            write(7400, (10 * i * step + 1 + again * len(MISSING) + n for i in range(missing)), 16)
+            write(7400, (20 * i * step + 1 + again * len(MISSING) + n for i in range(missing)), 16)
             keys += missing
             settle()
             other, took, moved = timed(lambda: Node("away", 7502, *join), keys)

@@ -57,12 +57,12 @@ fn mixed(n: u64) -> u64 {
 }
 
 fn all(keys: u64, value: usize) -> Vec<(String, String)> {
-    (0..keys).map(|n| row(10 * n, value)).collect()
+    (0..keys).map(|n| row(20 * n, value)).collect()
 }
 
 /// What a node misses in one round: spread over all keys, and other ones each round.
 fn missed(keys: u64, missing: u64, round: u64, value: usize) -> Vec<(String, String)> {
-    (0..missing).map(|n| row(10 * (n * (keys / missing)) + 1 + round, value)).collect()
+    (0..missing).map(|n| row(20 * (n * (keys / missing)) + 1 + round, value)).collect()
 }
 
 struct Meter {
