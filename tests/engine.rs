@@ -221,3 +221,39 @@ fn a_merge_without_room_is_nobodys_offence() {
     assert!(!offended, "{:?}", effects.events);
     assert_eq!((a.gossip().counts().merges, a.gossip().counts().merges_aborted), (0, 1));
 }
+
+/// An op that has no room to park what it removes waits for what that would release, and does not keep the
+/// peer busy with itself meanwhile.
+#[test]
+fn what_came_and_has_no_room_is_asked_for_after_what_it_waits_for() {
+    let own = |e: &Engine| {
+        let replica = e.replica();
+        replica.log().read(replica.own(), 1, replica.own_seq(), 1 << 20, replica.state().actors()).0
+    };
+    let (mut x, mut y, mut a) = (engine("x"), engine("y"), engine("a"));
+    y.write(now(1), Write::Set { key: b"k", value: b"v" }).unwrap();
+    up(&mut x, 1, "y");
+    msg(&mut x, 1, Message::Push(Push { have: SeenEntries::default(), runs: own(&y) }));
+    x.write(now(2), Write::Delete { key: b"k" }).unwrap();
+
+    a.replica_mut().set_parked_room(Room { removals: 0, bytes: 0 });
+    up(&mut a, 1, "b");
+    let have = SeenEntries::from_sorted([(&actor("x"), 1), (&actor("y"), 1)]);
+    msg(&mut a, 1, Message::Push(Push { have, runs: vec![] }));
+    let asked = |a: &mut Engine| {
+        let sends = a.take_effects(now(2)).sends;
+        sends.into_iter().find_map(|(_, message)| match message {
+            Message::Pull(Pull::Ops { id, ranges }) => {
+                Some((id, ranges.into_iter().map(|range| range.actor).collect::<Vec<_>>()))
+            }
+            _ => None,
+        })
+    };
+    let (id, actors) = asked(&mut a).expect("a request");
+    assert_eq!(actors, [actor("x"), actor("y")]);
+    msg(&mut a, 1, Message::Pull(Pull::Batch { id, runs: own(&x), missing: vec![], more: true }));
+    let (id, actors) = asked(&mut a).expect("another");
+    assert_eq!(actors, [actor("y")]);
+    msg(&mut a, 1, Message::Pull(Pull::Batch { id, runs: own(&y), missing: vec![], more: false }));
+    assert_eq!(a.replica().state().len(), 1);
+}
