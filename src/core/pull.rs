@@ -347,7 +347,11 @@ impl Gossip {
         let (mut runs, mut missing, mut more) = (Vec::new(), Vec::new(), false);
         let mut left = wire::BATCH;
         let state = replica.state();
-        let lacking: u64 = ranges.iter().map(|range| range.last.saturating_sub(range.first) + 1).sum();
+        let lacks = |range: &Range| {
+            let seen = state.actors().find(&range.actor).map_or(0, |ix| state.seen(ix));
+            (range.last.min(seen) + 1).saturating_sub(range.first)
+        };
+        let lacking = ranges.iter().map(lacks).fold(0, u64::saturating_add);
         let by_state = lacking > LOG_OPS && lacking >= state.tallies().keys + state.tallies().members;
         for range in ranges {
             let Some(ix) = state.actors().find(&range.actor) else { continue };
@@ -412,7 +416,8 @@ impl Gossip {
         };
         let name = replica.state().actors().get(first).clone();
         let Some(asked) = ranges.iter().find(|range| range.actor == name) else { return };
-        if !runs.iter().any(|run| run.actor == name) {
+        // What lies before them in the same records may have used up the budget: then they are asked for again.
+        if runs.is_empty() {
             replica.log_mut().forget(first, asked.first);
             missing.push(asked.clone());
         }
