@@ -1,6 +1,6 @@
 //! Bounds of memory and log that the node minds: at them clients' writes are slowed, then refused, and told why.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
@@ -27,8 +27,6 @@ pub struct Bounds {
 pub(super) struct Minding {
     pub(super) bounds: Bounds,
     pub(super) look: Signal,
-    /// Whether the log is over half of its bound: until then nobody who writes need look.
-    pub(super) near: AtomicBool,
 }
 
 /// What the cells took when the process came to its bound. Memory that deletes free is kept by the process, which uses
@@ -65,7 +63,6 @@ impl Node {
     fn mind(&self, full: &mut Full) {
         let bounds = self.0.limits.bounds;
         let log = self.logged();
-        self.0.limits.near.store(!hold(bounds.log, log).is_zero(), Ordering::Release);
         let resident = if bounds.memory > 0 { resident_bytes() } else { 0 };
         let mut engine = self.lock();
         let cells = engine.replica().state().tallies().bytes;
@@ -96,10 +93,12 @@ impl Node {
 
     /// Holds up whoever writes, as far as the log is short of room.
     pub async fn pace(&self) {
-        if !self.0.limits.near.load(Ordering::Acquire) {
+        let bound = self.0.limits.bounds.log;
+        // Mostly there is room, and nobody need be asked what of the log does not count.
+        if hold(bound, self.0.housekeeper.bytes_since_checkpoint()).is_zero() {
             return;
         }
-        let hold = hold(self.0.limits.bounds.log, self.logged());
+        let hold = hold(bound, self.logged());
         if !hold.is_zero() {
             tokio::time::sleep(hold).await;
         }
