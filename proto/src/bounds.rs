@@ -31,6 +31,8 @@ pub const ACTORS: usize = 1 << 16;
 pub const BATCH: usize = 1 << 20;
 /// Target size of a block; a single larger cell travels alone.
 pub const BLOCK: usize = 256 << 10;
+/// Most bytes of keys and elements that one block unpacks to: what they share costs nothing on the wire.
+pub const NAMES: usize = 4 << 20;
 /// Longest HELLO frame: nothing larger is read before the peer has been accepted.
 pub const HELLO_FRAME: usize = 8 << 10;
 /// Longest frame on the news lane: HELLO, announcements, requests, small ops.

@@ -1,22 +1,9 @@
-//! States of cells, and the blocks in which they travel and are stored.
+//! States of cells.
 
 use serde::{Deserialize, Serialize};
 
 use crate::op::Counter;
 use crate::{Actor, DecodeError, Stamp, WireDot, bound, bounds, check_seq, distinct, limit};
-
-/// The state of many cells, with the table of the actors that their dots name
-/// (place n is `actors[n]`). Always belongs to a version vector that travels
-/// or is stored beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Block {
-    /// The actors.
-    #[serde(deserialize_with = "limit::actors")]
-    pub actors: Vec<Actor>,
-    /// The cells, grouped by key. One key may come in several groups.
-    #[serde(deserialize_with = "limit::key_states")]
-    pub keys: Vec<KeyState>,
-}
 
 /// Cells of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,22 +99,7 @@ pub struct ParkedState {
     pub seq: u64,
 }
 
-impl Block {
-    /// Encodes the block.
-    pub fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a block of plain values always encodes")
-    }
-
-    /// Decodes and checks a block.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        bound("block", bytes.len(), bounds::BULK_FRAME)?;
-        let block: Self = limit::decode_all(bytes, "block")?;
-        check_cells(&block.actors, &block.keys)?;
-        Ok(block)
-    }
-}
-
-/// Checks the cells of a block or of an answer: bounds, table places, numbers,
+/// Checks the cells of an answer: bounds, table places, numbers,
 /// and that no cell is empty or names a dot twice.
 pub(crate) fn check_cells(actors: &[Actor], keys: &[KeyState]) -> Result<(), DecodeError> {
     bound("actor table", actors.len(), bounds::ACTORS)?;
@@ -156,7 +128,10 @@ pub(crate) fn check_cells(actors: &[Actor], keys: &[KeyState]) -> Result<(), Dec
     Ok(())
 }
 
-fn check_live(dots: impl ExactSizeIterator<Item = WireDot> + Clone, places: u32) -> Result<(), DecodeError> {
+pub(crate) fn check_live(
+    dots: impl ExactSizeIterator<Item = WireDot> + Clone,
+    places: u32,
+) -> Result<(), DecodeError> {
     bound("dots", dots.len(), bounds::DOTS)?;
     for dot in dots.clone() {
         check_place(dot.actor, places)?;
@@ -180,7 +155,7 @@ fn check_place(place: u32, places: u32) -> Result<(), DecodeError> {
 }
 
 impl CounterState {
-    fn check(&self, places: u32) -> Result<(), DecodeError> {
+    pub(crate) fn check(&self, places: u32) -> Result<(), DecodeError> {
         check_place(self.actor, places)?;
         if self.contribution.is_none() && self.baseline.is_none() {
             return Err(DecodeError::malformed("cell", "it is a counter's part without sums"));

@@ -7,12 +7,14 @@
 //!
 //! * [`id`]: realms, nodes, actors, stamps
 //! * [`op`]: one write, and the [`Run`]s in which writes travel and are logged
-//! * [`cell`]: states of cells, and the [`Block`]s in which they travel and are stored
+//! * [`cell`]: states of cells
+//! * [`block`]: the [`Block`]s in which cells travel and are stored
 //! * [`seen`]: version vectors and their digest
 //! * [`message`]: the messages of push, pull, sync and stats
 //! * [`frame`]: length-prefixed frames
 //! * [`bounds`]: every limit of the wire, in one place
 
+pub mod block;
 pub mod bounds;
 pub mod cell;
 pub mod frame;
@@ -22,7 +24,8 @@ pub mod message;
 pub mod op;
 pub mod seen;
 
-pub use cell::{Block, CellState, CounterState, KeyState, MemberState, VersionState};
+pub use block::Block;
+pub use cell::{CellState, CounterState, KeyState, MemberState, VersionState};
 pub use id::{Actor, Name, NameError, Stamp};
 pub use message::{Hello, Lane, Message, common_version};
 pub use op::{Baseline, Counter, Edit, Op, Run, WireDot};

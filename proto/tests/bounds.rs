@@ -90,7 +90,7 @@ fn frames_are_bounded_by_lane_before_they_are_read() {
 fn bytes_after_a_value_are_refused() {
     let trailing = |what, left| Err(DecodeError::Trailing { what, left });
     assert_eq!(frame::decode_message(&[5, 0, 0]).map(drop), trailing("message", 2));
-    assert_eq!(Block::decode(&[0, 0, 9]).map(drop), trailing("block", 1));
+    malformed("block", Block::decode(&[0, 0x80]));
     let hello = [bytes(&hello()), vec![0]].concat();
     assert_eq!(frame::decode_hello(&hello).map(drop), trailing("hello", 1));
 }
@@ -374,7 +374,7 @@ fn nothing_follows_an_error_in_a_run() {
 /// Reads cells as a block and as an answer; both must find the same.
 fn read_cells(actors: Vec<Actor>, keys: Vec<KeyState>) -> Result<(), DecodeError> {
     let block = Block { actors: actors.clone(), keys: keys.clone() };
-    let read = Block::decode(&bytes(&block)).map(drop);
+    let read = Block::decode(&block.encode()).map(drop);
     let answer = read_message(&Message::Pull(Pull::Cells { id: 1, actors, keys, cursor: 0 })).map(drop);
     assert_eq!(read, answer);
     read
@@ -445,6 +445,49 @@ fn cells_that_cannot_exist_are_refused() {
             read_message(&Message::Sync(Sync::Context { id: 1, seen: seen(1), parked, keys: 0 })),
         );
     }
+}
+
+/// What stands in a block after an empty table of actors, or one of a single actor.
+fn packed(actors: u8, cells: &[u8]) -> Result<(), DecodeError> {
+    let table = bytes(&(1..=u64::from(actors)).map(actor).collect::<Vec<_>>());
+    Block::decode(&[&table, cells].concat()).map(drop)
+}
+
+#[test]
+fn blocks_that_say_nothing_are_refused() {
+    const KEY: [u8; 3] = [0b111, 1, b'k'];
+    assert_eq!(packed(0, &KEY), Ok(()));
+    let after_key = |cell: &[u8]| packed(1, &[&KEY, cell].concat());
+    // An element "e" by the actor's first write; then what is wrong with it.
+    assert_eq!(after_key(&[0b1_1001, 1, b'e', 2]), Ok(()));
+    malformed("block", packed(1, &[0b1_1001, 1, b'e', 2]));
+    for unknown in [0b1000_0000, 0b0100_0000, 0b0010_0000] {
+        malformed("block", after_key(&[0b1_1001 | unknown, 1, b'e', 2]));
+    }
+    malformed("block", after_key(&[0b1_0001, 1, b'e', 2]));
+    malformed("block", after_key(&[0b11]));
+    malformed("block", packed(0, &[0b111, 0x10]));
+    for cut in 1..4 {
+        malformed("block", after_key(&[0b1_1001, 1, b'e', 2][..cut]));
+    }
+    // A register: seq, milliseconds, counter, value.
+    assert_eq!(after_key(&[0b11_1000, 2, 2, 0]), Ok(()));
+    malformed("block", after_key(&[0b11_1000, 2, 1, 0]));
+    malformed("block", after_key(&[0b11_1000, 2, 2, 0x80, 0x80, 4]));
+    malformed("block", after_key(&[&[0b11_1000, 2][..], &[0xff; 10], &[0]].concat()));
+}
+
+/// What names share costs nothing on the wire, so what they come to has a bound of its own.
+#[test]
+fn names_unpack_to_a_bounded_size() {
+    let one =
+        |n: usize| KeyState { key: [&[0; bounds::KEY - 8][..], &n.to_le_bytes()].concat(), cells: vec![] };
+    let block = |keys: usize| Block { actors: vec![], keys: (0..keys).map(one).collect() };
+    let most = bounds::NAMES / bounds::KEY;
+    assert_eq!(Block::decode(&block(most).encode()), Ok(block(most)));
+    let over = block(most + 1).encode();
+    assert!(over.len() < 2 * bounds::KEY);
+    oversized("names", Block::decode(&over));
 }
 
 #[test]

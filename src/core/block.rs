@@ -1,159 +1,335 @@
 //! Cells to blocks and back.
 
-use std::collections::BTreeMap;
-
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
+use tidings_proto::block::{BlockItem, BlockReader, BlockWriter, CellRef};
 use tidings_proto::cell::{ParkedState, ParkedTarget};
 use tidings_proto::op::Counter;
 use tidings_proto::{
-    Actor, Block, CellState, CounterState, DecodeError, KeyState, MemberState, SeenEntries, VersionState,
-    WireDot, bounds,
+    Actor, Block, CellState, CounterState, DecodeError, KeyState, MemberState, SeenEntries, Stamp,
+    VersionState, WireDot, bounds,
 };
 
 use super::actors::{ActorIx, Actors, ShortDot};
 use super::cells::{Cells, Changing};
-use super::counter::Parts;
+use super::counter::{self, Parts};
 use super::fingerprint::Rows;
 use super::parked::{Parked, Removal, Room, Target};
 use super::register::Version;
-use super::set::Set;
+use super::set::{Member, Set};
 use super::state::{ApplyError, State};
 use super::table::Named;
 use super::view::Shape;
 
 /// Gathers cells into blocks of about [`bounds::BLOCK`] bytes.
+///
+/// Within a block, keys stand in the order of their writes, which packs best; those without a write that
+/// could tell, as sets, come last by their names. So the same keys give the same block.
 #[derive(Debug)]
 pub struct BlockBuilder<'a> {
     actors: &'a Actors,
-    places: BTreeMap<ActorIx, u32>,
-    block: Block,
-    size: usize,
-    full: Vec<Block>,
+    keys: Vec<&'a Cells>,
+    /// About how many bytes they hold.
+    weight: usize,
+    full: Vec<Vec<u8>>,
 }
 
 impl<'a> BlockBuilder<'a> {
     /// An empty builder for cells whose dots `actors` explains.
     pub fn new(actors: &'a Actors) -> Self {
-        Self { actors, places: BTreeMap::new(), block: Block::default(), size: 0, full: Vec::new() }
+        Self { actors, keys: Vec::new(), weight: 0, full: Vec::new() }
     }
 
     /// Adds the cells of one key. A large set may go over several blocks.
-    pub fn push(&mut self, cells: &Cells) {
-        self.push_split(cells, bounds::BLOCK);
+    pub fn push(&mut self, cells: &'a Cells) {
+        let weight = cells.packed();
+        if weight < bounds::BLOCK {
+            self.weight += weight;
+            self.keys.push(cells);
+        } else {
+            self.push_large(cells);
+        }
     }
 
-    /// Adds the cells of one key, whatever their size, to the present block.
-    pub fn push_whole(&mut self, cells: &Cells) {
-        self.push_split(cells, usize::MAX);
-    }
-
-    fn push_split(&mut self, cells: &Cells, limit: usize) {
-        self.begin(cells.key());
-        if !cells.register().is_empty() {
-            let mut versions: SmallVec<[_; 1]> = cells.register().versions().iter().collect();
-            versions.sort_unstable_by_key(|v| (self.actors.get(v.dot.actor()), v.dot.seq()));
-            for version in versions {
-                if self.size >= limit {
-                    self.flush();
-                    self.begin(cells.key());
-                }
-                let state = self.version(version);
-                self.add_version(state);
-            }
-        }
-        for counter in [Counter::G, Counter::Pn] {
-            for state in self.parts(counter, cells.counter(counter)) {
-                self.add(CellState::Counter(state));
-            }
-        }
-        for member in cells.set().into_iter().flat_map(Set::members) {
-            if self.size >= limit {
-                self.flush();
-                self.begin(cells.key());
-            }
-            let mut dots = member.dots().to_vec();
-            dots.sort_unstable_by_key(|dot| (self.actors.get(dot.actor()), dot.seq()));
-            let dots = dots.into_iter().map(|dot| self.dot(dot)).collect();
-            self.size += member.element().len() + 16;
-            self.add(CellState::Member(MemberState { element: member.element().to_vec(), dots }));
-        }
-        if self.size >= limit {
-            self.flush();
-        }
+    /// Whether what has been added fills a block.
+    pub fn is_full(&self) -> bool {
+        self.weight >= bounds::BLOCK || !self.full.is_empty()
     }
 
     /// All blocks, encoded.
     pub fn finish(mut self) -> Vec<Vec<u8>> {
-        self.flush();
-        self.full.iter().map(Block::encode).collect()
+        if self.keys.is_empty() {
+            return self.full;
+        }
+        let places = Places::of(self.actors, self.keys.iter().flat_map(|cells| actors_of(cells)));
+        let order = |(at, cells): (usize, &&'a Cells)| {
+            let (place, seq) = places.first(cells).unwrap_or((u32::MAX, 0));
+            (place, seq, at)
+        };
+        let mut order: Vec<(u32, u64, usize)> = self.keys.iter().enumerate().map(order).collect();
+        let name = |at: usize| self.keys[at].key();
+        order.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| name(a.2).cmp(name(b.2))));
+        // As many blocks as are filled, all about alike.
+        let most = self.weight.div_ceil((self.weight / bounds::BLOCK).max(1));
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            let mut weight = 0;
+            let mut fits = |(_, _, at): &(u32, u64, usize)| {
+                weight += self.keys[*at].packed();
+                weight < most
+            };
+            let some = rest.iter().position(|key| !fits(key)).map_or(rest.len(), |last| last + 1);
+            let (part, left) = rest.split_at(some);
+            let part: Vec<&Cells> = part.iter().map(|(_, _, at)| self.keys[*at]).collect();
+            self.full.push(packed(self.actors, &part));
+            rest = left;
+        }
+        self.full
     }
 
-    /// All cells as one block, whatever its size.
-    pub fn finish_as_one(mut self) -> Block {
-        assert!(self.full.is_empty(), "the caller bounds what it asks for");
-        std::mem::take(&mut self.block)
+    /// The cells of a key that fill a block or several by themselves.
+    fn push_large(&mut self, cells: &Cells) {
+        let (mut some, mut weight): (Vec<Part<'_>>, usize) = (Vec::new(), 0);
+        for part in parts_of(cells) {
+            weight += part.packed();
+            some.push(part);
+            if weight >= bounds::BLOCK {
+                self.full.push(packed_parts(self.actors, cells.key(), &mut some));
+                weight = 0;
+            }
+        }
+        if !some.is_empty() {
+            self.full.push(packed_parts(self.actors, cells.key(), &mut some));
+        }
+    }
+}
+
+/// One cell, or one of the versions of a register.
+#[derive(Debug, Clone, Copy)]
+enum Part<'a> {
+    Version(&'a Version),
+    Counter(Counter, &'a counter::Part),
+    Member(&'a Member),
+}
+
+/// A version as a block has it.
+type Versioned<'a> = (WireDot, Stamp, &'a [u8]);
+
+/// The cells of a key, one after another.
+fn parts_of(cells: &Cells) -> impl Iterator<Item = Part<'_>> {
+    let counters = [Counter::G, Counter::Pn].into_iter().flat_map(|counter| {
+        let parts = cells.counter(counter).into_iter().flat_map(Parts::iter);
+        parts.map(move |part| Part::Counter(counter, part))
+    });
+    let versions = cells.register().versions().iter().map(Part::Version);
+    versions.chain(counters).chain(cells.set().into_iter().flat_map(Set::members).map(Part::Member))
+}
+
+/// Whose writes are live in a key's cells; some more than once.
+fn actors_of(cells: &Cells) -> impl Iterator<Item = ActorIx> {
+    let parts = [Counter::G, Counter::Pn].into_iter().filter_map(|counter| cells.counter(counter));
+    let members = cells.set().into_iter().flat_map(Set::unordered);
+    let versions = cells.register().versions().iter().map(|version| version.dot.actor());
+    versions
+        .chain(parts.flat_map(|parts| parts.iter().map(|part| part.actor)))
+        .chain(members.flat_map(|member| member.dots().iter().map(|dot| dot.actor())))
+}
+
+/// The table of a block: actors in their order, and the places that dots name them by.
+#[derive(Debug, Default)]
+struct Places {
+    actors: Vec<Actor>,
+    /// By number here, in order.
+    places: Vec<(ActorIx, u32)>,
+}
+
+impl Places {
+    fn of(all: &Actors, named: impl Iterator<Item = ActorIx>) -> Self {
+        let mut some: Vec<ActorIx> = Vec::new();
+        for actor in named {
+            if some.last() != Some(&actor) {
+                if some.len() >= 64 && some.len() == some.capacity() {
+                    some.sort_unstable();
+                    some.dedup();
+                }
+                some.push(actor);
+            }
+        }
+        some.sort_unstable();
+        some.dedup();
+        some.sort_unstable_by_key(|ix| all.get(*ix));
+        let actors = some.iter().map(|ix| all.get(*ix).clone()).collect();
+        let mut places: Vec<(ActorIx, u32)> = some.into_iter().zip(0..).collect();
+        places.sort_unstable();
+        Self { actors, places }
     }
 
-    /// Whether a block is full.
-    pub fn has_full(&self) -> bool {
-        !self.full.is_empty()
-    }
-
-    fn begin(&mut self, key: &[u8]) {
-        self.size += key.len() + 16;
-        self.block.keys.push(KeyState { key: key.to_vec(), cells: Vec::with_capacity(1) });
-    }
-
-    fn add(&mut self, cell: CellState) {
-        self.block.keys.last_mut().expect("a key was begun").cells.push(cell);
-    }
-
-    fn add_version(&mut self, version: VersionState) {
-        let cells = &mut self.block.keys.last_mut().expect("a key was begun").cells;
-        match cells.last_mut() {
-            Some(CellState::Register(versions)) => versions.push(version),
-            _ => cells.push(CellState::Register(vec![version])),
+    fn place(&self, actor: ActorIx) -> u32 {
+        match self.places.as_slice() {
+            [(only, place)] if *only == actor => *place,
+            places => {
+                let at = places.binary_search_by_key(&actor, |(ix, _)| *ix);
+                places[at.expect("all that are named were gathered")].1
+            }
         }
     }
 
-    fn flush(&mut self) {
-        if !self.block.keys.is_empty() {
-            self.full.push(std::mem::take(&mut self.block));
-        }
-        self.places.clear();
-        self.size = 0;
-    }
-
-    fn place(&mut self, actor: ActorIx) -> u32 {
-        *self.places.entry(actor).or_insert_with(|| {
-            self.block.actors.push(self.actors.get(actor).clone());
-            self.size += 32;
-            self.block.actors.len() as u32 - 1
-        })
-    }
-
-    fn dot(&mut self, dot: ShortDot) -> WireDot {
+    fn dot(&self, dot: ShortDot) -> WireDot {
         WireDot { actor: self.place(dot.actor()), seq: dot.seq() }
     }
 
-    fn version(&mut self, version: &Version) -> VersionState {
-        self.size += version.value.len() + 16;
-        VersionState { dot: self.dot(version.dot), stamp: version.stamp, value: version.value.to_vec() }
+    fn dots(&self, member: &Member) -> SmallVec<[WireDot; 1]> {
+        let mut dots: SmallVec<[WireDot; 1]> = member.dots().iter().map(|dot| self.dot(*dot)).collect();
+        dots.sort_unstable_by_key(|dot| (dot.actor, dot.seq));
+        dots
     }
 
-    fn parts(&mut self, counter: Counter, parts: Option<&Parts>) -> Vec<CounterState> {
-        let mut parts: Vec<_> = parts.into_iter().flat_map(Parts::iter).collect();
-        parts.sort_unstable_by_key(|part| self.actors.get(part.actor));
-        self.size += parts.len() * 24;
-        parts
-            .into_iter()
-            .map(|part| CounterState {
-                counter,
-                actor: self.place(part.actor),
-                contribution: part.contribution,
-                baseline: part.baseline.as_deref().copied(),
-            })
-            .collect()
+    fn counter(&self, counter: Counter, part: &counter::Part) -> CounterState {
+        CounterState {
+            counter,
+            actor: self.place(part.actor),
+            contribution: part.contribution,
+            baseline: part.baseline.as_deref().copied(),
+        }
+    }
+
+    /// Puts the cells of one key in order: versions, which are given apart, counters, elements; each by the writes that
+    /// made them.
+    fn ordered<'p, 'a>(&self, parts: &'p mut [Part<'a>]) -> (SmallVec<[Versioned<'a>; 1]>, &'p [Part<'a>]) {
+        parts.sort_by_cached_key(|part| match part {
+            Part::Version(version) => (0, self.place(version.dot.actor()), version.dot.seq()),
+            Part::Counter(counter, part) => (1 + *counter as u8, self.place(part.actor), 0),
+            Part::Member(member) => {
+                let first = self.dots(member)[0];
+                (3, first.actor, first.seq)
+            }
+        });
+        let versions = parts.iter().map_while(|part| match part {
+            Part::Version(version) => Some((self.dot(version.dot), version.stamp, &*version.value)),
+            _ => None,
+        });
+        let versions: SmallVec<[_; 1]> = versions.collect();
+        let rest = &parts[versions.len()..];
+        (versions, rest)
+    }
+
+    /// The first of the writes that a key's register or counters show.
+    fn first(&self, cells: &Cells) -> Option<(u32, u64)> {
+        let parts = [Counter::G, Counter::Pn].into_iter().filter_map(|counter| cells.counter(counter));
+        let births = parts.flat_map(|parts| parts.iter()).map(|part| {
+            let tally = part.contribution.as_ref().or(part.baseline.as_deref());
+            (self.place(part.actor), tally.map_or(0, |tally| tally.birth))
+        });
+        let versions = cells.register().versions().iter().map(|version| self.dot(version.dot));
+        versions.map(|dot| (dot.actor, dot.seq)).chain(births).min()
+    }
+}
+
+/// How many keys are looked at before the first of them is packed.
+const AHEAD: usize = 32;
+
+/// Has the processor fetch what it is to copy: keys and values lie all over the memory, and waiting for one after
+/// another took more than half of a sender's time. Loads that do not hang on one another are waited for at once.
+fn fetch(keys: &[&Cells]) {
+    let ends = |bytes: &[u8]| bytes.first().zip(bytes.last()).map_or(0, |(first, last)| first ^ last);
+    let touch = |cells: &&Cells| {
+        let version = cells.register().versions().first();
+        ends(cells.key()) ^ version.map_or(0, |version| ends(&version.value))
+    };
+    std::hint::black_box(keys.iter().map(touch).fold(0, |all, one| all ^ one));
+}
+
+/// Some keys as one block.
+fn packed(actors: &Actors, keys: &[&Cells]) -> Vec<u8> {
+    let places = Places::of(actors, keys.iter().flat_map(|cells| actors_of(cells)));
+    let mut writer = BlockWriter::new(&places.actors);
+    writer.reserve(keys.iter().map(|cells| cells.packed()).sum());
+    let mut parts = Vec::new();
+    for (at, cells) in keys.iter().enumerate() {
+        if at % AHEAD == 0 {
+            fetch(&keys[at..keys.len().min(at + AHEAD)]);
+        }
+        writer.key(cells.key());
+        match (cells.register().versions(), cells.is_register()) {
+            ([only], true) => {
+                writer.register(std::iter::once((places.dot(only.dot), only.stamp, &*only.value)));
+            }
+            _ => {
+                parts.extend(parts_of(cells));
+                write(&mut writer, &places, &mut parts);
+                parts.clear();
+            }
+        }
+    }
+    writer.finish()
+}
+
+/// Some cells of one key as a block.
+fn packed_parts(actors: &Actors, key: &[u8], parts: &mut Vec<Part<'_>>) -> Vec<u8> {
+    let places = Places::of(actors, parts.iter().flat_map(|part| part.actors()));
+    let mut writer = BlockWriter::new(&places.actors);
+    writer.reserve(parts.iter().map(Part::packed).sum());
+    writer.key(key);
+    write(&mut writer, &places, parts);
+    parts.clear();
+    writer.finish()
+}
+
+/// Writes cells of one key.
+fn write(writer: &mut BlockWriter, places: &Places, parts: &mut [Part<'_>]) {
+    let (versions, rest) = places.ordered(parts);
+    versions.chunks(bounds::DOTS).for_each(|versions| writer.register(versions.iter().copied()));
+    for part in rest {
+        match part {
+            Part::Version(_) => unreachable!("versions come first"),
+            Part::Counter(counter, part) => writer.counter(&places.counter(*counter, part)),
+            Part::Member(member) => writer.member(member.element(), places.dots(member).into_iter()),
+        }
+    }
+}
+
+/// The cells of some keys as values, for an answer.
+pub(super) fn states(actors: &Actors, keys: &[&Cells]) -> Block {
+    let places = Places::of(actors, keys.iter().flat_map(|cells| actors_of(cells)));
+    let state = |cells: &&Cells| {
+        let mut parts: Vec<Part<'_>> = parts_of(cells).collect();
+        let (versions, rest) = places.ordered(&mut parts);
+        let version = |(dot, stamp, value): &Versioned<'_>| VersionState {
+            dot: *dot,
+            stamp: *stamp,
+            value: value.to_vec(),
+        };
+        let versions: Vec<VersionState> = versions.iter().map(version).collect();
+        let register = (!versions.is_empty()).then_some(CellState::Register(versions));
+        let rest = rest.iter().map(|part| match part {
+            Part::Version(_) => unreachable!("versions come first"),
+            Part::Counter(counter, part) => CellState::Counter(places.counter(*counter, part)),
+            Part::Member(member) => CellState::Member(MemberState {
+                element: member.element().to_vec(),
+                dots: places.dots(member).to_vec(),
+            }),
+        });
+        KeyState { key: cells.key().to_vec(), cells: register.into_iter().chain(rest).collect() }
+    };
+    let keys = keys.iter().map(state).collect();
+    Block { actors: places.actors, keys }
+}
+
+impl Part<'_> {
+    /// About how many bytes it takes in a block.
+    fn packed(&self) -> usize {
+        match self {
+            Part::Version(version) => version.value.len() + 16,
+            Part::Counter(..) => 24,
+            Part::Member(member) => member.element().len() + 16,
+        }
+    }
+
+    fn actors(&self) -> SmallVec<[ActorIx; 1]> {
+        match self {
+            Part::Version(version) => smallvec![version.dot.actor()],
+            Part::Counter(_, part) => smallvec![part.actor],
+            Part::Member(member) => member.dots().iter().map(|dot| dot.actor()).collect(),
+        }
     }
 }
 
@@ -192,38 +368,56 @@ impl State {
         Ok(staged)
     }
 
+    /// Makes a state ready for about so many keys.
+    pub(super) fn expect(&mut self, keys: u64) {
+        self.cells.expect(keys);
+    }
+
     /// Puts a block's cells into a state made by [`State::staged`]. Every live
     /// dot must be within the context: a live set travels only with the context it belongs to.
-    pub fn load(&mut self, block: Block) -> Result<(), ApplyError> {
-        let places = block.actors.iter().map(|a| self.intern(a)).collect::<Result<Vec<_>, _>>()?;
-        for key in block.keys {
-            self.load_key(key, &places)?;
+    pub fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
+        let mut reader = BlockReader::new(block)?;
+        let places = reader.actors().to_vec();
+        let places = places.iter().map(|a| self.intern(a)).collect::<Result<Vec<_>, _>>()?;
+        while let Some(BlockItem { key, cell, .. }) = reader.next()? {
+            self.load_cell(key, &cell, &places)?;
         }
         Ok(())
     }
 
-    fn load_key(&mut self, state: KeyState, places: &[ActorIx]) -> Result<(), ApplyError> {
-        let hash = self.cells.hash(&state.key);
+    fn load_cell(
+        &mut self,
+        key: &[u8],
+        cell: &CellRef<'_, '_>,
+        places: &[ActorIx],
+    ) -> Result<(), ApplyError> {
+        let hash = self.cells.hash(key);
         let State { cells: table, seen, tallies, hash_key, tags, .. } = self;
         let rows = Rows { key: *hash_key, tags };
-        let cells = table.get_or_insert(hash, &state.key, || Cells::new(&state.key));
+        let mut fresh = None;
+        let cells = match table.get_mut(hash, key) {
+            Some(cells) => cells,
+            None => fresh.insert(Cells::new(key)),
+        };
         let (before, fingerprint) = (Shape::of(cells), cells.fingerprint());
-        let mut cells = Changing::new(cells, rows, hash);
-        let loaded = state.cells.into_iter().try_for_each(|cell| load_cell(&mut cells, cell, places, seen));
-        let cells = cells.finish();
+        let mut changing = Changing::new(cells, rows, hash);
+        let loaded = load_cell(&mut changing, cell, places, seen);
+        let cells = changing.finish();
         let (after, gone) = (cells.fingerprint(), cells.is_blank());
         tallies.replace(&before, &Shape::of(cells));
-        table.note_change(hash, fingerprint, after);
-        if gone {
-            table.remove(hash, &state.key);
+        match fresh {
+            Some(cells) if !gone => _ = table.get_or_insert(hash, key, || cells),
+            None if gone => _ = table.remove(hash, key),
+            _ => {}
         }
+        table.note_change(hash, fingerprint, after);
         loaded
     }
 }
 
 fn load_cell(
     cells: &mut Changing<'_>,
-    cell: CellState,
+    cell: &CellRef<'_, '_>,
     places: &[ActorIx],
     seen: &[u64],
 ) -> Result<(), ApplyError> {
@@ -235,21 +429,22 @@ fn load_cell(
         Ok(ShortDot::new(actor, dot.seq))
     };
     match cell {
-        CellState::Register(versions) => {
-            for version in versions {
+        CellRef::None => {}
+        CellRef::Register(versions) => {
+            for version in *versions {
                 let dot = live(&version.dot)?;
                 cells.remove_version(dot);
                 cells.insert_version(Version { dot, stamp: version.stamp, value: version.value.into() });
             }
         }
-        CellState::Member(member) => {
-            for dot in &member.dots {
+        CellRef::Member { element, dots } => {
+            for dot in *dots {
                 let dot = live(dot)?;
-                cells.remove_member(&member.element, dot);
-                cells.insert_member(&member.element, dot);
+                cells.remove_member(element, dot);
+                cells.insert_member(element, dot);
             }
         }
-        CellState::Counter(part) => {
+        CellRef::Counter(part) => {
             let actor = places[part.actor as usize];
             if part.baseline.is_some_and(|r| r.birth > super::bounds::SEQ) {
                 return Err(malformed("a baseline's birth is too great"));

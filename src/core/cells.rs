@@ -71,6 +71,19 @@ impl Cells {
         self.key.len() + versions.chain(members).chain(parts).sum::<usize>()
     }
 
+    /// About how many bytes the cells take in a block, without a look at each of them.
+    pub(super) fn packed(&self) -> usize {
+        let versions: usize = self.register.versions().iter().map(|version| version.value.len() + 16).sum();
+        let parts = [&self.pn, &self.g].into_iter().flatten().map(|parts| 24 * parts.iter().count());
+        let set = self.set.as_ref().map_or(0, |set| set.bytes());
+        self.key.len() + 8 + versions + set + parts.sum::<usize>()
+    }
+
+    /// Whether a register is all there is.
+    pub(super) fn is_register(&self) -> bool {
+        self.set.is_none() && self.pn.is_none() && self.g.is_none()
+    }
+
     /// About how many bytes of memory the cells take; 0 if there are none.
     pub(super) fn bytes(&self) -> u64 {
         if self.is_blank() {

@@ -42,7 +42,7 @@ impl Leftover {
         let mut last = None;
         let within = self.cells.positions(span.start).take_while(|(position, _)| *position <= span.end);
         for (position, cells) in within {
-            if builder.has_full() && last != Some(position) {
+            if builder.is_full() && last != Some(position) {
                 return (builder.finish(), Some(Span { start: position, end: span.end }));
             }
             builder.push(cells);

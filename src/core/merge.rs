@@ -15,6 +15,7 @@ use super::counter::{Part, Parts};
 use super::fingerprint::{Fingerprint, Ranges, Rows, Span};
 use super::mutant::{self, Mutant};
 use super::register::Version;
+use super::set::Set;
 use super::state::{ApplyError, State};
 use super::table::{Named, within_any};
 use super::view::Shape;
@@ -220,8 +221,11 @@ impl Join {
         let unseen = |actor: ActorIx, seq: u64| seq > self.ours[actor.index()];
         let is_news = |dot: &ShortDot| unseen(dot.actor(), dot.seq());
         let mut parts = [Counter::G, Counter::Pn].into_iter().filter_map(|counter| cells.counter(counter));
-        cells.register().versions().iter().all(|version| is_news(&version.dot))
-            && cells.set().is_none_or(|set| set.members().all(|member| member.dots().iter().all(is_news)))
+        let is_blank = self.ours.iter().all(|seq| *seq == 0);
+        let mut members = cells.set().into_iter().flat_map(Set::unordered);
+        (is_blank
+            || cells.register().versions().iter().all(|version| is_news(&version.dot))
+                && members.all(|member| member.dots().iter().all(is_news)))
             && parts.all(|parts| {
                 parts.iter().all(|part| {
                     part.contribution.is_none_or(|e| unseen(part.actor, e.birth)) && !self.is_closed(part)

@@ -6,7 +6,7 @@ use tidings_proto::message::{Pull, Range};
 use tidings_proto::{Actor, Message, Run, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
-use super::block::BlockBuilder;
+use super::block;
 use super::bounds;
 use super::cells::Cells;
 use super::link::{Answer, DiskRead, Gossip, LinkId, Now, Token};
@@ -546,12 +546,11 @@ const WHOLE: usize = wire::OP;
 
 /// Cells by name, or a page of all of them, as an answer. The cursor says where
 /// to go on: a position, or if keys were named the first of them that is left.
-pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bool) -> Answer {
+pub fn read_cells<'a>(replica: &'a Replica, keys: &[&[u8]], cursor: u64, names_only: bool) -> Answer {
     let state = replica.state();
-    let mut builder = BlockBuilder::new(state.actors());
-    let mut names = Vec::new();
+    let (mut named, mut names) = (Vec::new(), Vec::new());
     let mut size = 0;
-    let mut add = |cells: &Cells| {
+    let mut add = |cells: &'a Cells| {
         // What would not fit any answer is named, and its cells are left out.
         let whole = !names_only && cells.weight() <= WHOLE;
         let weight = if whole { cells.weight() } else { cells.key().len() + 64 };
@@ -560,7 +559,7 @@ pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bo
         }
         size += weight;
         if whole {
-            builder.push_whole(cells);
+            named.push(cells);
         } else if cells.kinds().next().is_some() {
             names.push(tidings_proto::KeyState { key: cells.key().to_vec(), cells: Vec::new() });
         }
@@ -572,7 +571,7 @@ pub fn read_cells(replica: &Replica, keys: &[&[u8]], cursor: u64, names_only: bo
         let left = keys.iter().enumerate().find(|(_, key)| state.get(key).is_some_and(|cells| !add(cells)));
         left.map_or(0, |(at, _)| at as u64)
     };
-    let block = builder.finish_as_one();
+    let block = block::states(state.actors(), &named);
     let keys = block.keys.into_iter().chain(names).collect();
     Answer::Cells { actors: block.actors, keys, cursor: next }
 }

@@ -2,7 +2,7 @@
 //! keeps each for the disk and for whoever lacks it.
 
 use tidings_proto::cell::ParkedState;
-use tidings_proto::{Actor, Block, Counter, Name, Op, Run, SeenEntries, Stamp};
+use tidings_proto::{Actor, Counter, Name, Op, Run, SeenEntries, Stamp};
 
 use super::actors::{ActorIx, ShortDot, TooManyActors};
 use super::block::parked_states;
@@ -486,7 +486,7 @@ impl Recovery {
 
     /// A block of the checkpoint.
     pub fn block(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.state.load(Block::decode(block)?)
+        self.state.load(block)
     }
 
     /// A record of the log after the checkpoint, and its number.
@@ -509,7 +509,7 @@ impl Recovery {
             }
             Entry::MergeBlock(block) => {
                 let staged = self.staged.as_mut().ok_or_else(|| misplaced("a block"))?;
-                staged.load(Block::decode(&block)?)?;
+                staged.load(&block)?;
             }
             Entry::MergeCommit => {
                 let staged = self.staged.take().ok_or_else(|| misplaced("a commit"))?;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rand::RngExt;
 use tidings_proto::cell::ParkedState;
 use tidings_proto::message::{RangeParts, Sync};
-use tidings_proto::{Block, Message, SeenEntries, bounds as wire};
+use tidings_proto::{Message, SeenEntries, bounds as wire};
 
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
@@ -152,7 +152,7 @@ impl Merges {
 
 impl Context {
     fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.staged.load(Block::decode(block)?)
+        self.staged.load(block)
     }
 }
 
@@ -322,7 +322,7 @@ impl Gossip {
         if incoming.context.is_some() && !mutant::is(Mutant::SecondContext) {
             return self.refuse_merge(now, from, id, "a second context");
         }
-        let staged = match replica.state().staged(&seen, &parked) {
+        let mut staged = match replica.state().staged(&seen, &parked) {
             Ok(staged) => staged,
             Err(error) => return self.refuse_merge(now, from, id, &error.to_string()),
         };
@@ -334,6 +334,7 @@ impl Gossip {
         let lacks = incoming.guide.as_ref().is_some_and(|guide| lacks(&guide.seen));
         let here = replica.state().fingerprint_of(Prefix::ROOT).keys;
         let keys = (here == 0 || incoming.guide.is_none()).then_some(keys);
+        staged.expect(keys.unwrap_or_default());
         incoming.context = Some(Context { staged, seen: seen.clone(), parked: parked.clone(), keys });
         replica.note(Entry::MergeBegin { seen, parked });
         incoming.deadline = now.mono + MERGE_PATIENCE;

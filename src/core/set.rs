@@ -77,6 +77,11 @@ impl Set {
         self.0.iter()
     }
 
+    /// The elements with their dots, in no order that means anything.
+    pub(super) fn unordered(&self) -> impl Iterator<Item = &Member> {
+        self.0.unordered()
+    }
+
     /// See [`Table::scan`].
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8])) -> u64 {
         self.0.scan(cursor, count, |member| visit(member.element()))

@@ -55,6 +55,15 @@ struct Snapshot {
     ready: VecDeque<Vec<u8>>,
 }
 
+/// A step of a walk.
+struct Gathered {
+    blocks: Vec<Vec<u8>>,
+    /// How many of the spans that were left have been walked to their end.
+    whole: usize,
+    /// Where the next one goes on.
+    part: Option<u64>,
+}
+
 /// The running snapshots of a state.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshots {
@@ -138,32 +147,45 @@ impl Snapshot {
 
     /// Encodes what comes next: about a block, of a few buckets.
     fn walk(&mut self, cells: &Table<Cells>, actors: &Actors) {
+        let Gathered { blocks, whole, part } = self.gather(cells, actors);
+        self.ready.extend(blocks);
+        self.spans.drain(..whole);
+        if let Some((span, position)) = self.spans.front_mut().zip(part) {
+            span.start = position;
+        }
+        if self.fingerprints.is_none() {
+            let left = self.spans.front().map_or(u64::MAX, |span| span.start);
+            self.early.retain(|_, (end, _)| *end >= left);
+        }
+    }
+
+    /// The blocks of the next few buckets.
+    fn gather(&self, cells: &Table<Cells>, actors: &Actors) -> Gathered {
         let mut builder = BlockBuilder::new(actors);
-        for _ in 0..STEP_BUCKETS {
-            let Some(&Span { start, end }) = self.spans.front() else { break };
-            let (bucket, copy) = self.bucket(cells, start);
-            let part = Span { start, end: end.min(bucket.end) };
-            match copy {
-                Some(copy) => {
-                    let within = copy.iter().filter(|(position, _)| part.contains(*position));
-                    within.for_each(|(_, cells)| builder.push(cells));
+        let mut buckets = 0;
+        for (whole, span) in self.spans.iter().enumerate() {
+            let mut next = Some(span.start);
+            while let Some(start) = next.filter(|start| *start <= span.end) {
+                if buckets == STEP_BUCKETS || builder.is_full() {
+                    return Gathered { blocks: builder.finish(), whole, part: Some(start) };
                 }
-                None => cells.within(part).for_each(|(_, cells)| builder.push(cells)),
-            }
-            if part.end == end {
-                self.spans.pop_front();
-            } else {
-                self.spans[0].start = part.end + 1;
-            }
-            if self.fingerprints.is_none() && self.early.first_key_value().is_some_and(|(at, _)| *at <= start)
-            {
-                self.early.pop_first();
-            }
-            if builder.has_full() {
-                break;
+                let (bucket, copy) = self.bucket(cells, start);
+                let part = Span { start, end: span.end.min(bucket.end) };
+                match copy {
+                    Some(copy) => {
+                        let within = copy.iter().filter(|(position, _)| part.contains(*position));
+                        within.for_each(|(_, cells)| builder.push(cells));
+                    }
+                    None if part == bucket => {
+                        cells.bucket_unordered(start).for_each(|cells| builder.push(cells));
+                    }
+                    None => cells.within(part).for_each(|(_, cells)| builder.push(cells)),
+                }
+                buckets += 1;
+                next = part.end.checked_add(1);
             }
         }
-        self.ready.extend(builder.finish());
+        Gathered { blocks: builder.finish(), whole: self.spans.len(), part: None }
     }
 
     /// The fingerprints of the sixteen parts of a range, as they were.

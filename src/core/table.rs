@@ -53,6 +53,9 @@ pub struct Table<T> {
     buckets: Vec<Bucket<T>>,
     len: usize,
     fingerprints: FingerprintTree,
+    /// Items that a bucket gets room for with its first, and how many were given room in this way.
+    ready: usize,
+    given: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -96,7 +99,24 @@ impl<T: Named> Table<T> {
             buckets: vec![bucket],
             len: 0,
             fingerprints: FingerprintTree::default(),
+            ready: 0,
+            given: 0,
         }
+    }
+
+    /// Makes ready for about so many items, so that no bucket need be split while they come. Only of an empty table;
+    /// beyond [`bounds::EXPECTED`] it has to grow by itself.
+    pub fn expect(&mut self, items: u64) {
+        let buckets = items.min(bounds::EXPECTED).div_ceil(bounds::BUCKET as u64 * 2 / 3);
+        if !self.is_empty() || buckets < 2 {
+            return;
+        }
+        self.depth = buckets.next_power_of_two().ilog2();
+        self.directory = (0..1 << self.depth).collect();
+        let shift = 64 - self.depth;
+        let bucket = |n: u64| Bucket { depth: self.depth, start: n << shift, items: HashTable::new() };
+        self.buckets = (0..1 << self.depth).map(bucket).collect();
+        self.ready = (items.min(bounds::EXPECTED) >> self.depth) as usize * 9 / 8;
     }
 
     /// How many items.
@@ -148,6 +168,11 @@ impl<T: Named> Table<T> {
         let key = self.key;
         let items = &mut self.buckets[place].items;
         let rehash = |item: &T| inner(key.hash(item.name()));
+        // Items are expected bucket after bucket: room for many times what has come was promised in vain.
+        if self.ready > 0 && items.capacity() == 0 && self.given <= 4 * self.len + bounds::BUCKET * 64 {
+            items.reserve(self.ready, rehash);
+            self.given += self.ready;
+        }
         match items.entry(inner(hash), |item| item.name() == name, rehash) {
             Slot::Occupied(slot) => slot.into_mut(),
             Slot::Vacant(slot) => {
@@ -199,6 +224,16 @@ impl<T: Named> Table<T> {
     /// Whether something holds for every item.
     pub fn all(&self, holds: impl Fn(&T) -> bool) -> bool {
         self.buckets.iter().all(|bucket| bucket.items.iter().all(&holds))
+    }
+
+    /// All items, in an order that hangs on history: nothing may hang on it.
+    pub fn unordered(&self) -> impl Iterator<Item = &T> {
+        self.buckets.iter().flat_map(|bucket| bucket.items.iter())
+    }
+
+    /// The items of the bucket that owns `hash`, likewise.
+    pub fn bucket_unordered(&self, hash: u64) -> impl Iterator<Item = &T> {
+        self.buckets[self.place(hash)].items.iter()
     }
 
     /// Visits every item to change it, and drops those for which `keep` says no.
@@ -399,6 +434,17 @@ mod tests {
         }
         assert_eq!(table.len(), 10_000);
         assert_eq!(table.iter().count(), 10_000);
+    }
+
+    #[test]
+    fn what_is_made_ready_for_is_found_like_anything() {
+        for expected in [0, 1, 1_000, 20_000, u64::MAX] {
+            let mut table = Table::new(HashKey(1, 2));
+            table.expect(expected);
+            (0..5_000).for_each(|n| put(&mut table, n));
+            assert!(table.iter().eq(super::tests::table(5_000).iter()));
+            assert_eq!(table.span(u64::MAX).end, u64::MAX);
+        }
     }
 
     #[test]

@@ -115,6 +115,6 @@ pub(super) fn scratch(actors: Vec<Actor>, keys: Vec<tidings_proto::KeyState>) ->
     sorted.sort_unstable();
     let seen = SeenEntries::from_sorted(sorted.into_iter().map(|actor| (actor, bounds::SEQ)));
     let mut state = State::new(HashKey(0, 0)).staged(&seen, &[])?;
-    state.load(Block { actors, keys })?;
+    state.load(&Block { actors, keys }.encode())?;
     Ok(state)
 }

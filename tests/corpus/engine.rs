@@ -12,7 +12,7 @@ use tidings::core::state::State;
 use tidings::core::table::HashKey;
 use tidings::engine::{Engine, Input, LinkId, Now, Settings, Token, Write};
 use tidings_proto::message::{Pull, Stats, Sync};
-use tidings_proto::{Actor, Block, Hello, Message, Name, Seen, frame};
+use tidings_proto::{Actor, Hello, Message, Name, Seen, frame};
 
 use crate::bytes::Bytes;
 use crate::dump::{Dump, dump};
@@ -316,7 +316,7 @@ impl World {
                 let Checkpoint { meta, blocks, expected, .. } = node.checkpoint.take().unwrap();
                 let meta = Meta::decode(&meta.encode()).unwrap();
                 let mut state = State::new(HashKey(5, 6)).staged(&meta.seen, &meta.parked).unwrap();
-                blocks.iter().for_each(|block| state.load(Block::decode(block).unwrap()).unwrap());
+                blocks.iter().for_each(|block| state.load(block).unwrap());
                 assert_eq!(dump(&state), expected, "a checkpoint is of the moment at which it began");
             }
         }

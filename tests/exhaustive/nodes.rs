@@ -12,7 +12,7 @@ use tidings::core::state::{ApplyError, State};
 use tidings::core::table::HashKey;
 use tidings::core::write::Write;
 use tidings_proto::message::Push;
-use tidings_proto::{Actor, Block, Counter, Edit, Message, Name, SeenEntries, Stamp, frame};
+use tidings_proto::{Actor, Counter, Edit, Message, Name, SeenEntries, Stamp, frame};
 
 use crate::dump::{Bytes, Dot, Dump, dump};
 use crate::oracle::What;
@@ -328,7 +328,7 @@ fn merge(to: &mut Replica, from: &Replica) {
     }
     let mut staged = to.state().staged(&begun.seen, &begun.parked).unwrap();
     for block in &blocks {
-        staged.load(Block::decode(block).unwrap()).unwrap();
+        staged.load(block).unwrap();
     }
     to.merge(&staged, begun.seen, begun.parked, blocks).unwrap();
 }

@@ -8,7 +8,7 @@ use tidings::core::snapshot::Step;
 use tidings::core::state::ApplyError;
 use tidings::core::table::HashKey;
 use tidings::core::write::{Write, WriteError, Written};
-use tidings_proto::{Actor, Block, SeenEntries};
+use tidings_proto::{Actor, SeenEntries};
 
 use crate::dump::{Shown, dump, shown};
 use crate::world::{read, read_all, replica};
@@ -213,6 +213,6 @@ fn merge_staged(to: &mut Replica, from: &Replica) {
     let mut staged = to.state().staged(&seen, &from.parked_states()).unwrap();
     let mut blocks = BlockBuilder::new(from.state().actors());
     from.state().cells().for_each(|cells| blocks.push(cells));
-    blocks.finish().iter().for_each(|block| staged.load(Block::decode(block).unwrap()).unwrap());
+    blocks.finish().iter().for_each(|block| staged.load(block).unwrap());
     to.merge(&staged, seen, from.parked_states(), Vec::new()).unwrap();
 }

@@ -10,7 +10,7 @@ use tidings::core::snapshot::{Begun, Step as Stepped};
 use tidings::core::state::{ApplyError, State};
 use tidings::core::table::HashKey;
 use tidings::core::write::{Write, WriteError, Written};
-use tidings_proto::{Actor, Block, Counter, Edit, Name, Run, Seen, Stamp};
+use tidings_proto::{Actor, Counter, Edit, Name, Run, Seen, Stamp};
 
 use crate::dump::{Bytes, Dump, Shown, Stand, dump, recount, should_show, shown};
 use crate::oracle::{History, What};
@@ -581,7 +581,7 @@ pub fn read_all(replica: &Replica) -> Vec<Run> {
 pub fn stage(at: &State, begun: &Begun, blocks: &[Vec<u8>]) -> State {
     let mut staged = at.staged(&begun.seen, &begun.parked).unwrap();
     for block in blocks {
-        staged.load(Block::decode(block).unwrap()).unwrap();
+        staged.load(block).unwrap();
     }
     staged
 }
