@@ -30,9 +30,9 @@ impl Leftover {
         [one, other].into_iter().flatten().max_by_key(|leftover| leftover.cells.cells.len())
     }
 
-    /// The fingerprints of the sixteen parts of a range.
-    pub(super) fn parts(&self, range: Prefix) -> [Fingerprint; 16] {
-        self.cells.fingerprints_of(range)
+    /// The fingerprints of the sixteen parts of each of some ranges.
+    pub(super) fn parts(&self, ranges: &[Prefix]) -> Vec<[Fingerprint; 16]> {
+        self.cells.fingerprints_of(ranges)
     }
 
     /// About a block of the cells in a span, and what of the span is left.

@@ -72,17 +72,14 @@ impl Gossip {
         let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
         outgoing.deadline = now.mono + OUTGOING_PATIENCE;
         let snapshot = outgoing.snapshot;
-        let mut answer = Vec::with_capacity(ranges.len());
-        for number in ranges {
-            let Some(range) = Prefix::numbered(*number).filter(|range| range.has_parts()) else {
-                return self.misbehaved(from, "it asks for parts of a range that has none");
-            };
-            let Some(parts) = replica.snapshot_parts(snapshot, range) else {
-                return self.overtaken(replica, from);
-            };
-            answer.push(told(&parts));
-        }
-        self.send(from, Message::Sync(Sync::Parts { id, number, parts: answer }));
+        let ranges = ranges.iter().map(|number| Prefix::numbered(*number).filter(|range| range.has_parts()));
+        let Some(ranges) = ranges.collect::<Option<Vec<Prefix>>>() else {
+            return self.misbehaved(from, "it asks for parts of a range that has none");
+        };
+        let Some(parts) = replica.snapshot_parts(snapshot, &ranges) else {
+            return self.overtaken(replica, from);
+        };
+        self.send(from, Message::Sync(Sync::Parts { id, number, parts: parts.iter().map(told).collect() }));
     }
 
     pub(super) fn on_fetch(

@@ -374,9 +374,11 @@ impl Gossip {
         let Some(ranges) = ranges else {
             return self.refuse_merge(now, from, id, "the parts are not those asked for");
         };
-        for (range, theirs) in ranges.into_iter().zip(parts) {
-            let left = leftover.as_ref().map(|leftover| leftover.parts(range)).unwrap_or_default();
-            guide.compare(range, &replica.state().fingerprints_of(range), &left, theirs);
+        let left = leftover.as_ref().map(|leftover| leftover.parts(&ranges));
+        let left = left.unwrap_or_else(|| vec![Default::default(); ranges.len()]);
+        let ours = replica.state().fingerprints_of(&ranges);
+        for (((range, ours), left), theirs) in ranges.into_iter().zip(&ours).zip(&left).zip(parts) {
+            guide.compare(range, ours, left, theirs);
         }
         self.go_on(now, replica, from, id);
     }

@@ -21,7 +21,7 @@ use super::cells::Cells;
 use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Span};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
-use super::table::{Named, Table};
+use super::table::{Lens, Named, Table};
 
 /// Names a running snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,7 +162,7 @@ impl Snapshot {
     /// The blocks of the next few buckets.
     fn gather(&self, cells: &Table<Cells>, actors: &Actors) -> Gathered {
         let mut builder = BlockBuilder::new(actors);
-        let mut buckets = 0;
+        let (mut buckets, mut lens) = (0, cells.lens());
         for (whole, span) in self.spans.iter().enumerate() {
             let mut next = Some(span.start);
             while let Some(start) = next.filter(|start| *start <= span.end) {
@@ -179,7 +179,7 @@ impl Snapshot {
                     None if part == bucket => {
                         cells.bucket_unordered(start).for_each(|cells| builder.push(cells));
                     }
-                    None => cells.within(part).for_each(|(_, cells)| builder.push(cells)),
+                    None => lens.within(part).iter().for_each(|(_, cells)| builder.push(cells)),
                 }
                 buckets += 1;
                 next = part.end.checked_add(1);
@@ -189,21 +189,21 @@ impl Snapshot {
     }
 
     /// The fingerprints of the sixteen parts of a range, as they were.
-    fn parts(&self, cells: &Table<Cells>, range: Prefix) -> [Fingerprint; 16] {
+    fn parts(&self, lens: &mut Lens<'_, Cells>, cells: &Table<Cells>, range: Prefix) -> [Fingerprint; 16] {
         let (bucket, copy) = self.bucket(cells, range.span().start);
         if bucket.end < range.span().end {
             let mut parts = [Fingerprint::default(); 16];
-            range.parts().zip(&mut parts).for_each(|(part, sum)| *sum = self.part(cells, part));
+            range.parts().zip(&mut parts).for_each(|(part, sum)| *sum = self.part(lens, cells, part));
             return parts;
         }
         match copy {
             Some(copy) => spread(range, copy.iter().map(|(position, cells)| (*position, cells))),
-            None => spread(range, cells.within(range.span())),
+            None => spread(range, lens.within(range.span()).iter().copied()),
         }
     }
 
     /// The fingerprint of a range that is a bucket, or of several, or part of one.
-    fn part(&self, cells: &Table<Cells>, range: Prefix) -> Fingerprint {
+    fn part(&self, lens: &mut Lens<'_, Cells>, cells: &Table<Cells>, range: Prefix) -> Fingerprint {
         let (bucket, copy) = self.bucket(cells, range.span().start);
         let within = range.span();
         if bucket.end <= within.end && bucket.start >= within.start {
@@ -212,7 +212,7 @@ impl Snapshot {
         let is_in = |position: &u64| within.contains(*position);
         match copy {
             Some(copy) => copy.iter().filter(|(at, _)| is_in(at)).map(|(_, cells)| cells.fingerprint()).sum(),
-            None => cells.within(within).map(|(_, cells)| cells.fingerprint()).sum(),
+            None => lens.within(within).iter().map(|(_, cells)| cells.fingerprint()).sum(),
         }
     }
 }
@@ -267,10 +267,12 @@ impl Replica {
         self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
     }
 
-    /// The fingerprints of the sixteen parts of a range, as they were when a guided
+    /// The fingerprints of the sixteen parts of each of some ranges, as they were when a guided
     /// snapshot began; none once it has been aborted.
-    pub fn snapshot_parts(&self, id: SnapshotId, range: Prefix) -> Option<[Fingerprint; 16]> {
-        Some(self.state.snapshots.running.get(&id)?.parts(&self.state.cells, range))
+    pub fn snapshot_parts(&self, id: SnapshotId, ranges: &[Prefix]) -> Option<Vec<[Fingerprint; 16]>> {
+        let snapshot = self.state.snapshots.running.get(&id)?;
+        let (cells, mut lens) = (&self.state.cells, self.state.cells.lens());
+        Some(ranges.iter().map(|range| snapshot.parts(&mut lens, cells, *range)).collect())
     }
 
     /// Has a guided snapshot give the cells of some ranges next.

@@ -170,14 +170,24 @@ impl State {
         cells.chain(self.parked.iter().map(|(dot, removal)| rows.parked(dot, removal))).sum()
     }
 
-    /// The fingerprints of the sixteen parts of a range.
-    pub fn fingerprints_of(&self, range: Prefix) -> [Fingerprint; 16] {
-        if range.depth() < self.cells.prefix(range.span().start).depth() {
+    /// The fingerprints of the sixteen parts of each of some ranges.
+    pub fn fingerprints_of(&self, ranges: &[Prefix]) -> Vec<[Fingerprint; 16]> {
+        let mut lens = self.cells.lens();
+        let parts = |range: &Prefix| {
+            if range.depth() >= self.cells.prefix(range.span().start).depth() {
+                return super::snapshot::spread(*range, lens.within(range.span()).iter().copied());
+            }
             let mut parts = [Fingerprint::default(); 16];
-            range.parts().zip(&mut parts).for_each(|(part, sum)| *sum = self.cells.fingerprint(part));
-            return parts;
-        }
-        super::snapshot::spread(range, self.cells.within(range.span()))
+            let sum = |part: Prefix| {
+                let is_part = part.depth() > self.cells.prefix(part.span().start).depth();
+                let mut inner =
+                    || lens.within(part.span()).iter().map(|(_, cells)| cells.fingerprint()).sum();
+                if is_part { inner() } else { self.cells.fingerprint(part) }
+            };
+            range.parts().map(sum).zip(&mut parts).for_each(|(sum, part)| *part = sum);
+            parts
+        };
+        ranges.iter().map(parts).collect()
     }
 
     /// The fingerprint of all cells of the keys in a range.

@@ -77,6 +77,29 @@ impl<T> Bucket<T> {
     }
 }
 
+/// The bucket last looked into, in hash order: for whoever asks for one small range after another.
+#[derive(Debug)]
+pub struct Lens<'a, T> {
+    table: &'a Table<T>,
+    bucket: Option<Prefix>,
+    items: Vec<(u64, &'a T)>,
+}
+
+impl<'a, T: Named> Lens<'a, T> {
+    /// The items of a range that is part of one bucket, in hash order, with their positions.
+    pub fn within(&mut self, span: Span) -> &[(u64, &'a T)] {
+        let bucket = self.table.prefix(span.start);
+        debug_assert!(bucket.span().contains(span.end), "a range of one bucket");
+        if self.bucket != Some(bucket) {
+            self.items = self.table.bucket(span.start).collect();
+            self.bucket = Some(bucket);
+        }
+        let from = self.items.partition_point(|(position, _)| *position < span.start);
+        let until = self.items.partition_point(|(position, _)| *position <= span.end);
+        &self.items[from..until]
+    }
+}
+
 /// Whether a position lies in one of some ranges that stand in ascending order.
 pub fn within_any(spans: &[Span], position: u64) -> bool {
     let after = spans.partition_point(|span| span.start <= position);
@@ -234,6 +257,11 @@ impl<T: Named> Table<T> {
     /// The items of the bucket that owns `hash`, likewise.
     pub fn bucket_unordered(&self, hash: u64) -> impl Iterator<Item = &T> {
         self.buckets[self.place(hash)].items.iter()
+    }
+
+    /// To look at small ranges, several of one bucket in turn.
+    pub fn lens(&self) -> Lens<'_, T> {
+        Lens { table: self, bucket: None, items: Vec::new() }
     }
 
     /// Visits every item to change it, and drops those for which `keep` says no.
