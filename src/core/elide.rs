@@ -16,16 +16,16 @@ const SHORT: usize = 4;
 
 /// How many values a message goes without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Elided {
+pub struct Elided {
     /// In all.
-    pub(super) all: u64,
+    pub all: u64,
     /// Those of them that came here without.
-    pub(super) onward: u64,
+    pub onward: u64,
 }
 
 /// Leaves overwritten values out of runs that are sent in one message, in order. Consecutive runs
 /// of an actor become one where that takes it.
-pub(super) fn elide(runs: Vec<Run>) -> (Vec<Run>, Elided) {
+pub fn elide(runs: Vec<Run>) -> (Vec<Run>, Elided) {
     let (mut sent, mut elided) = (Vec::new(), Elided::default());
     let mut runs = runs.into_iter().peekable();
     while let Some(run) = runs.next() {
