@@ -354,7 +354,7 @@ fn ops_that_contradict_themselves_are_refused() {
 
 /// What comes of looking for the bundle that the first of these ops begins.
 fn read_bundle(ops: &[Op<'_, WireDot>]) -> Result<u64, DecodeError> {
-    let bytes = ops.iter().flat_map(|op| bytes(op)).collect();
+    let bytes = ops.iter().flat_map(bytes).collect();
     let run = Run { ops: bytes, ..run(ops.len() as u32) };
     let mut ops = run.iter();
     let (seq, op) = ops.next().unwrap()?;
