@@ -29,6 +29,8 @@ pub const RUNS: usize = 1 << 16;
 pub const ACTORS: usize = 1 << 16;
 /// Target size of a batch of runs in one answer; a single larger op travels alone.
 pub const BATCH: usize = 1 << 20;
+/// Most bytes of ops that must be applied in one step, since values are left out of some of them.
+pub const BUNDLE: usize = 4 << 20;
 /// Target size of a block; a single larger cell travels alone.
 pub const BLOCK: usize = 256 << 10;
 /// Most bytes of keys and elements that one block unpacks to: what they share costs nothing on the wire.

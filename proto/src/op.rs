@@ -6,6 +6,8 @@
 //! the other actors whose dots they name), so that one op costs little more than
 //! its key and value.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -115,6 +117,16 @@ pub enum Edit<'a, D> {
         #[serde(deserialize_with = "limit::dots")]
         upto: Dots<D>,
     },
+    /// A Write whose value is left out, since a later op of the same run has superseded it: the
+    /// superseded ones go, and nothing becomes live. No author writes it: it is what a Write
+    /// becomes on its way to a peer that catches up, and means something only beside that later op.
+    Elided {
+        /// The live dots that the author saw.
+        #[serde(deserialize_with = "limit::dots")]
+        supersedes: Dots<D>,
+        /// How many numbers later the op is that supersedes this one's dot in the same register.
+        by: u32,
+    },
 }
 
 /// One write of one key. Its dot is not in it: it follows from its place in the run.
@@ -183,7 +195,8 @@ impl Run {
     }
 
     /// The ops from number `first` up to `last`, as many as fit in `budget` bytes but at least
-    /// one, as a run of their own; none if `first` is not among them.
+    /// one, as a run of their own; none if `first` is not among them. An op whose value is left out
+    /// is in it only with the one that superseded it: then it holds what `first` needs, or ends earlier.
     ///
     /// # Errors
     /// If an op up to there is malformed.
@@ -196,12 +209,12 @@ impl Run {
         }
         let mut ops = self.iter();
         let (mut start, mut end, mut count) = (0, 0, 0);
+        // Up to where what has been taken needs what follows, and what needs nothing.
+        let (mut reach, mut whole) = (0, (0, 0));
         loop {
             let before = self.ops.len() - ops.rest.len();
-            let seq = match ops.next() {
-                Some(op) => op?.0,
-                None => break,
-            };
+            let Some(op) = ops.next() else { break };
+            let (seq, op) = op?;
             let after = self.ops.len() - ops.rest.len();
             if seq < first {
                 continue;
@@ -209,9 +222,19 @@ impl Run {
             if seq == first {
                 start = before;
             } else if seq > last || after - start > budget {
-                break;
+                if seq > reach {
+                    break;
+                }
+                if whole.1 > 0 {
+                    (end, count) = whole;
+                    break;
+                }
             }
             (end, count) = (after, count + 1);
+            reach = op.edits.iter().map(|edit| edit.reach(seq)).fold(reach, u64::max);
+            if reach <= seq {
+                whole = (end, count);
+            }
         }
         let ops = self.ops[start..end].to_vec();
         let (actor, actors) = (self.actor.clone(), self.actors.clone());
@@ -220,7 +243,7 @@ impl Run {
 }
 
 /// Walks the ops of a [`Run`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RunIter<'a> {
     run: &'a Run,
     rest: &'a [u8],
@@ -256,6 +279,47 @@ impl<'a> Iterator for RunIter<'a> {
 }
 
 impl<'a> RunIter<'a> {
+    /// Which is the last of the ops that must be applied in one step with the one that has just been
+    /// yielded, whose value is left out: all up to what superseded it, and up to what superseded
+    /// those among them. Theirs must be the same register, and they must be in the run.
+    ///
+    /// # Errors
+    /// If they are not, or something among them is malformed.
+    pub fn bundle(&self, seq: u64, op: &Op<'a, WireDot>) -> Result<u64, DecodeError> {
+        let wrong = |why| Err(DecodeError::malformed("run", why));
+        let mut ops = self.clone();
+        // What has to be superseded by whom.
+        let mut open: BTreeMap<(u64, u64), &[u8]> = BTreeMap::new();
+        let note = |open: &mut BTreeMap<_, _>, seq: u64, op: &Op<'a, WireDot>| {
+            let by = op.edits.iter().map(|edit| edit.reach(seq)).fold(seq, u64::max);
+            if by > seq {
+                open.insert((by, seq), op.key);
+            }
+        };
+        note(&mut open, seq, op);
+        let (mut last, mut stamp) = (seq, op.stamp);
+        while !open.is_empty() {
+            let Some(item) = ops.next() else {
+                return wrong("a value is left out of it without what superseded it");
+            };
+            let (at, op) = item?;
+            bound("bundle", self.rest.len() - ops.rest.len(), bounds::BUNDLE)?;
+            if op.stamp < stamp {
+                return wrong("stamps go back where values are left out");
+            }
+            (last, stamp) = (at, op.stamp);
+            while let Some(entry) = open.first_entry().filter(|entry| entry.key().0 == at) {
+                let ((_, elided), key) = entry.remove_entry();
+                let dot = WireDot { actor: 0, seq: elided };
+                if key != op.key || !op.edits.iter().any(|edit| edit.overwrites().contains(&dot)) {
+                    return wrong("a value is left out of it that nothing superseded");
+                }
+            }
+            note(&mut open, at, &op);
+        }
+        Ok(last)
+    }
+
     fn take_op(&self, seq: u64) -> Result<(Op<'a, WireDot>, &'a [u8]), DecodeError> {
         let (op, rest): (Op<'a, WireDot>, _) = limit::decode(self.rest, "op")?;
         bound("op", self.rest.len() - rest.len(), bounds::OP)?;
@@ -308,6 +372,13 @@ fn check_op(op: &Op<'_, WireDot>, seq: u64, places: u32) -> Result<(), DecodeErr
                 }
             }
             Edit::Close { birth, .. } => own_birth(*birth)?,
+            Edit::Elided { supersedes, by } => {
+                supersedes.iter().try_for_each(dot)?;
+                if *by == 0 || seq.checked_add(u64::from(*by)).is_none_or(|by| by == u64::MAX) {
+                    return Err(DecodeError::malformed("op", "no later one can have superseded it"));
+                }
+                writes += 1;
+            }
         }
     }
     if writes > 1 || !distinct(added.iter()) {
@@ -348,6 +419,33 @@ impl<'a, D> Edit<'a, D> {
             },
             &Edit::Close { counter, birth } => Edit::Close { counter, birth },
             Edit::Clear { upto } => Edit::Clear { upto: upto.iter().map(to).collect() },
+            Edit::Elided { supersedes, by } => {
+                Edit::Elided { supersedes: supersedes.iter().map(to).collect(), by: *by }
+            }
+        }
+    }
+
+    /// Up to which number the ops after that of number `seq` must come with it: its own, unless
+    /// its value is left out.
+    pub fn reach(&self, seq: u64) -> u64 {
+        match self {
+            Edit::Elided { by, .. } => seq.saturating_add(u64::from(*by)),
+            _ => seq,
+        }
+    }
+
+    /// Whether it is a write without its value.
+    pub fn is_elided(&self) -> bool {
+        matches!(self, Edit::Elided { .. })
+    }
+
+    /// The dots that it removes from the register.
+    pub fn overwrites(&self) -> &[D] {
+        match self {
+            Edit::Write { supersedes: dots, .. }
+            | Edit::Erase { dots }
+            | Edit::Elided { supersedes: dots, .. } => dots,
+            _ => &[],
         }
     }
 }

@@ -352,6 +352,52 @@ fn ops_that_contradict_themselves_are_refused() {
     assert_eq!(read_op(vec![Edit::Reset { counter: Counter::Pn, baselines }]), Ok(()));
 }
 
+/// What comes of looking for the bundle that the first of these ops begins.
+fn read_bundle(ops: &[Op<'_, WireDot>]) -> Result<u64, DecodeError> {
+    let bytes = ops.iter().flat_map(bytes).collect();
+    let run = Run { ops: bytes, ..run(ops.len() as u32) };
+    let mut ops = run.iter();
+    let (seq, op) = ops.next().unwrap()?;
+    ops.bundle(seq, &op)
+}
+
+#[test]
+fn values_are_left_out_only_beside_what_superseded_them() {
+    let large = vec![1; bounds::BUNDLE];
+    let op = |key, edit| Op { stamp: 0, key, edits: smallvec![edit] };
+    let elided = |over: &[WireDot], by| Edit::Elided { supersedes: over.into(), by };
+    let write = |over: &[WireDot]| Edit::Write { supersedes: over.into(), value: b"v" };
+    let first = run(1).first;
+    let (one, two) = (dot(0, first), dot(0, first + 1));
+    assert_eq!(read_bundle(&[op(b"k", elided(&[], 1)), op(b"k", write(&[one]))]), Ok(first + 1));
+    assert_eq!(
+        read_bundle(&[
+            op(b"k", elided(&[], 2)),
+            op(b"l", elided(&[], 2)),
+            op(b"k", Edit::Erase { dots: smallvec![one] }),
+            op(b"l", write(&[two])),
+            op(b"m", write(&[])),
+        ]),
+        Ok(first + 3),
+        "they overlap"
+    );
+    let chain = [op(b"k", elided(&[], 1)), op(b"k", elided(&[one], 1)), op(b"k", write(&[two]))];
+    assert_eq!(read_bundle(&chain), Ok(first + 2));
+    malformed("run", read_bundle(&chain[..2]));
+    malformed("run", read_bundle(&[op(b"k", elided(&[], 1)), op(b"k", write(&[]))]));
+    malformed("run", read_bundle(&[op(b"k", elided(&[], 1)), op(b"l", write(&[one]))]));
+    let back = [Op { stamp: 1, ..op(b"k", elided(&[], 1)) }, op(b"k", write(&[one]))];
+    malformed("run", read_bundle(&back));
+    malformed("op", read_op(vec![elided(&[], 0)]));
+    malformed("op", read_op(vec![elided(&[], 1), write(&[])]));
+    let over = Op {
+        stamp: 0,
+        key: b"k",
+        edits: smallvec![Edit::Write { supersedes: smallvec![one], value: &large }],
+    };
+    oversized("bundle", read_bundle(&[op(b"k", elided(&[], 1)), over]));
+}
+
 #[test]
 fn a_run_is_as_long_as_it_says() {
     let op = bytes(&Op::<WireDot> { stamp: 5, key: b"k", edits: smallvec![] });

@@ -155,6 +155,7 @@ fn edit_name<D>(edit: &Edit<'_, D>) -> &'static str {
         Edit::Reset { .. } => "reset",
         Edit::Close { .. } => "close",
         Edit::Clear { .. } => "clear",
+        Edit::Elided { .. } => "elided",
     }
 }
 
@@ -178,7 +179,7 @@ fn every_variant_has_a_vector() {
         }
     }
     assert_eq!(kinds, Message::KINDS.iter().copied().collect());
-    assert_eq!(edits.len(), 8, "{edits:?}");
+    assert_eq!(edits.len(), 9, "{edits:?}");
     assert_eq!(merge.len(), 13, "every variant of Sync");
     assert_eq!(cells.len(), 3, "every variant of CellState");
 }

@@ -36,6 +36,22 @@ pub(super) fn without_dead_values(runs: &[Run], state: &State) -> Vec<Run> {
         .collect()
 }
 
+/// `ElidedFreely`: a run up to before the op that superseded the last value that is left out of it.
+pub(super) fn without_the_last(run: &Run) -> Run {
+    let reaches = run.iter().map_while(Result::ok).map(|(seq, op)| {
+        let reach = op.edits.iter().map(|edit| edit.reach(seq)).fold(seq, u64::max);
+        (seq, reach)
+    });
+    let last = reaches.filter(|(seq, reach)| reach > seq).map(|(_, reach)| reach).max();
+    let last = last.unwrap_or(run.last() + 1) - 1;
+    let ops = run.iter().map_while(Result::ok).take_while(|(seq, _)| *seq <= last);
+    let ops: Vec<_> = ops.map(|(_, op)| op).collect();
+    let bytes = ops.iter().fold(Vec::new(), |bytes, op| {
+        postcard::to_extend(op, bytes).expect("an op of plain values always encodes")
+    });
+    Run { count: ops.len() as u32, ops: bytes, ..run.clone() }
+}
+
 /// `Folding`: adds what earlier incarnations of the author's node have standing to its own count.
 pub(super) fn fold<'a>(
     parts: Option<&Parts>,

@@ -244,6 +244,10 @@ pub struct GossipCounts {
     pub ops_sent: u64,
     /// Those of them that came from the log on disk.
     pub ops_from_disk: u64,
+    /// Ops sent without their values, which ops of the same message had overwritten.
+    pub values_elided: u64,
+    /// Those of them that had come without.
+    pub values_elided_onward: u64,
     /// Context merges that took place here.
     pub merges: u64,
     /// Context merges that were aborted.
@@ -266,7 +270,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 27] {
+    pub fn figures(&self) -> [(&'static str, u64); 29] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -286,6 +290,8 @@ impl GossipCounts {
             ("quorum_repairs", self.quorum_repairs),
             ("ops_sent", self.ops_sent),
             ("ops_from_disk", self.ops_from_disk),
+            ("values_elided", self.values_elided),
+            ("values_elided_onward", self.values_elided_onward),
             ("merges", self.merges),
             ("merges_aborted", self.merges_aborted),
             ("blocks_sent", self.blocks_sent),

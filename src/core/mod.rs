@@ -14,6 +14,7 @@
 //! * [`audit`]: whether cells still are what their fingerprints say
 //! * [`replica`]: a state that is written to: own writes, log, readers' view
 //! * [`oplog`]: the recent ops of every actor, ready to be sent
+//! * [`elide`]: what has been overwritten is left out of what is sent
 //! * [`shelf`]: where on the disk those stand that memory has let go of
 //! * [`journal`]: what a replica writes to its disk
 //! * [`traits`]: the state as the `crdts` crate speaks of replicated types
@@ -33,6 +34,7 @@ pub(crate) mod broken;
 pub mod cells;
 pub mod clock;
 pub mod counter;
+pub mod elide;
 pub mod fingerprint;
 pub mod journal;
 pub(crate) mod leftover;

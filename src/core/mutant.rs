@@ -80,6 +80,12 @@ pub enum Mutant {
     ReadBeforeCovered,
     /// What a peer says in an exchange that began before a quorum read counts for the read.
     ReadOfEarlier,
+    /// Overwritten values are left out of a message that ends before what superseded the last of them.
+    ElidedFreely,
+    /// An op without its value is applied by itself, and what superseded it when it comes.
+    ElidedAlone,
+    /// Ops without their values are read from the log, for others, without what superseded them.
+    BundlesCut,
 }
 
 #[cfg(feature = "mutants")]
@@ -104,7 +110,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 35] = [
+        pub const ALL: [Self; 38] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -140,6 +146,9 @@ mod active {
             Self::LeftoverNotCompared,
             Self::ReadBeforeCovered,
             Self::ReadOfEarlier,
+            Self::ElidedFreely,
+            Self::ElidedAlone,
+            Self::BundlesCut,
         ];
     }
 }

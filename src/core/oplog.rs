@@ -7,10 +7,11 @@
 
 use std::collections::VecDeque;
 
-use tidings_proto::{Actor, Op, Run, Stamp, WireDot};
+use tidings_proto::{Actor, Op, Run, Stamp, WireDot, bounds as wire};
 
 use super::actors::{ActorIx, Actors, ShortDot};
 use super::bounds;
+use super::mutant::{self, Mutant};
 use super::shelf::{Shelf, Shelved, Stretch};
 
 /// Consecutive ops of one actor.
@@ -23,13 +24,17 @@ struct Chunk {
     /// Where each op ends.
     ends: Vec<u32>,
     bytes: Vec<u8>,
+    /// The first and the last of ops that are read together: from one whose value is left out to
+    /// what superseded it. In order, and none overlaps another.
+    bundles: Vec<(u64, u64)>,
     /// The first and the last record on disk that holds some of them.
     records: Option<(u64, u64)>,
 }
 
 impl Chunk {
     fn new(first: u64, base: Stamp) -> Self {
-        Self { first, base, table: Vec::new(), ends: Vec::new(), bytes: Vec::new(), records: None }
+        let (table, ends, bytes, bundles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { first, base, table, ends, bytes, bundles, records: None }
     }
 
     /// Where it stands on the disk, if anywhere.
@@ -43,11 +48,14 @@ impl Chunk {
         self.first + self.ends.len() as u64
     }
 
-    fn takes(&self, seq: u64, stamp: Stamp, dots: usize) -> bool {
-        self.next() == seq
-            && self.bytes.len() < bounds::CHUNK
+    /// Whether so many ops from number `seq` on, of which the first has the least stamp, can stand here.
+    fn takes(&self, seq: u64, ops: usize, stamp: Stamp, dots: usize) -> bool {
+        let within = self.bundles.last().is_some_and(|(_, last)| seq <= *last);
+        let room = self.bytes.len() < bounds::CHUNK
             && stamp >= self.base
-            && self.table.len() + dots <= bounds::CHUNK_ACTORS.max(dots)
+            && self.ends.len() + ops <= wire::RUN_OPS
+            && self.table.len() + dots <= bounds::CHUNK_ACTORS.max(dots);
+        self.next() == seq && (within || room)
     }
 
     fn push(&mut self, own: ActorIx, op: &Op<'_, ShortDot>) {
@@ -72,14 +80,28 @@ impl Chunk {
     }
 
     /// The bytes of the ops from `first` on, as many as fit in `budget` but at
-    /// least one, and up to `last`; and the number after them.
+    /// least one, and up to `last`; and the number after them. Ops that belong together are
+    /// left out together, or are all there even if that is more.
     fn slice(&self, first: u64, last: u64, budget: usize) -> (&[u8], u64) {
         let from = (first - self.first) as usize;
         let limit = (last.min(self.next() - 1) - self.first + 1) as usize;
         let start = if from == 0 { 0 } else { self.ends[from - 1] as usize };
         let fits = self.ends[from..limit].partition_point(|end| *end as usize - start <= budget);
-        let to = from + fits.max(1);
-        (&self.bytes[start..self.ends[to - 1] as usize], self.first + to as u64)
+        let next = self.whole(first, first + fits.max(1) as u64);
+        let end = self.ends[(next - self.first) as usize - 1] as usize;
+        (&self.bytes[start..end], next)
+    }
+
+    /// Where ops from `first` on may end that were to end before `next`.
+    fn whole(&self, first: u64, next: u64) -> u64 {
+        let at = self.bundles.partition_point(|(_, last)| *last < next);
+        match self.bundles.get(at) {
+            Some((begin, _)) if first < *begin && *begin < next => *begin,
+            Some((begin, last)) if *begin < next && !mutant::is(Mutant::BundlesCut) => {
+                (last + 1).min(self.next())
+            }
+            _ => next,
+        }
     }
 }
 
@@ -110,29 +132,48 @@ impl OpLog {
         self.bound = bound;
     }
 
+    /// The ops from `first` to `last` are appended next, and are to be read together. `stamp` is the
+    /// least of theirs, and so many other actors they may name.
+    pub(super) fn keep_together(
+        &mut self,
+        actor: ActorIx,
+        first: u64,
+        last: u64,
+        stamp: Stamp,
+        others: usize,
+    ) {
+        let chunk = self.ready(actor, first, (last - first + 1) as usize, stamp, others);
+        chunk.bundles.push((first, last));
+    }
+
     /// Appends an op. Numbers of an actor must grow; where they leave a gap, the log has one.
     pub fn append(&mut self, dot: ShortDot, op: &Op<'_, ShortDot>) {
         let actor = dot.actor();
+        // An upper bound on the actors that this op adds to the table.
+        let dots = op.edits.iter().map(edit_dots).sum();
+        let chunk = self.ready(actor, dot.seq(), 1, Stamp(op.stamp), dots);
+        let before = chunk.bytes.len();
+        chunk.push(actor, op);
+        let grown = chunk.bytes.len() - before;
+        self.bytes += grown;
+    }
+
+    /// The chunk for so many ops from number `seq` on.
+    fn ready(&mut self, actor: ActorIx, seq: u64, ops: usize, stamp: Stamp, dots: usize) -> &mut Chunk {
         if self.chunks.len() <= actor.index() {
             self.chunks.resize_with(actor.index() + 1, VecDeque::new);
         }
         let chunks = &mut self.chunks[actor.index()];
-        let stamp = Stamp(op.stamp);
-        // An upper bound on the actors that this op adds to the table.
-        let dots = op.edits.iter().map(edit_dots).sum();
-        if !chunks.back().is_some_and(|chunk| chunk.takes(dot.seq(), stamp, dots)) {
-            assert!(chunks.back().is_none_or(|chunk| chunk.next() <= dot.seq()), "the log only grows");
+        if !chunks.back().is_some_and(|chunk| chunk.takes(seq, ops, stamp, dots)) {
+            assert!(chunks.back().is_none_or(|chunk| chunk.next() <= seq), "the log only grows");
             if let Some(full) = chunks.back_mut() {
                 full.bytes.shrink_to_fit();
                 full.ends.shrink_to_fit();
             }
-            chunks.push_back(Chunk::new(dot.seq(), stamp));
+            chunks.push_back(Chunk::new(seq, stamp));
             self.order.push_back(actor);
         }
-        let chunk = chunks.back_mut().expect("just ensured");
-        let before = chunk.bytes.len();
-        chunk.push(actor, op);
-        self.bytes += chunk.bytes.len() - before;
+        chunks.back_mut().expect("just ensured")
     }
 
     /// Takes note that the ops `first..=last` have been taken for the disk, in a record of that number.
@@ -204,7 +245,8 @@ impl OpLog {
 
     /// The ops `first..=last` of an actor as runs of about `budget` bytes in
     /// all, at least one op if `first` is here at all; and the number of the
-    /// first op that is not among them.
+    /// first op that is not among them. Ops that belong together are in one run, if need be
+    /// beyond `last` and the budget.
     pub fn read(
         &self,
         actor: ActorIx,
@@ -242,7 +284,8 @@ fn edit_dots(edit: &tidings_proto::Edit<'_, ShortDot>) -> usize {
         | Edit::Erase { dots }
         | Edit::Add { supersedes: dots, .. }
         | Edit::Remove { dots, .. }
-        | Edit::Clear { upto: dots } => dots.len(),
+        | Edit::Clear { upto: dots }
+        | Edit::Elided { supersedes: dots, .. } => dots.len(),
         Edit::Reset { baselines, .. } => baselines.len(),
         Edit::Count { .. } | Edit::Close { .. } => 0,
     }

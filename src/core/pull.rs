@@ -9,6 +9,7 @@ use super::actors::ActorIx;
 use super::block;
 use super::bounds;
 use super::cells::Cells;
+use super::elide::{Elided, elide};
 use super::link::{Answer, DiskRead, Gossip, LinkId, Now, Token};
 use super::mutant::{self, Mutant};
 use super::quorum::HASTE;
@@ -184,6 +185,12 @@ impl Gossip {
             Some(ApplyError::Gap { .. }) => {
                 if let Some(ix) = replica.state().actors().find(&run.actor) {
                     self.wants.keep(ix, run);
+                }
+            }
+            Some(ApplyError::BundleFull) => {
+                // The next try would find as little room: somebody else has the ops whole, or a merge brings them.
+                if let Some(ix) = replica.state().actors().find(&run.actor) {
+                    self.wants.actors.entry(ix).or_default().short.insert(from);
                 }
             }
             Some(error) => self.misbehaved(from, error),
@@ -394,10 +401,17 @@ impl Gossip {
             {
                 link.sent = link.sent.max(next - 1);
             }
+            let (read, elided) = elide(read);
+            self.count_elided(elided);
             runs.extend(read);
         }
         self.counts.ops_sent += runs.iter().map(|run: &Run| u64::from(run.count)).sum::<u64>();
         self.send(from, Message::Pull(Pull::Batch { id, runs, missing, more }));
+    }
+
+    pub(super) fn count_elided(&mut self, elided: Elided) {
+        self.counts.values_elided += elided.all;
+        self.counts.values_elided_onward += elided.onward;
     }
 
     /// Has ops read from the disk. A newer request of a peer replaces an older one.
@@ -426,6 +440,8 @@ impl Gossip {
                 link.sent = link.sent.max(run.last());
             }
         }
+        let (runs, elided) = elide(runs);
+        self.count_elided(elided);
         let ops = runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
         self.counts.ops_sent += ops;
         self.counts.ops_from_disk += ops;

@@ -2,7 +2,8 @@
 //! keeps each for the disk and for whoever lacks it.
 
 use tidings_proto::cell::ParkedState;
-use tidings_proto::{Actor, Counter, Name, Op, Run, SeenEntries, Stamp};
+use tidings_proto::op::RunIter;
+use tidings_proto::{Actor, Counter, Edit, Name, Op, Run, SeenEntries, Stamp, WireDot};
 
 use super::actors::{ActorIx, ShortDot, TooManyActors};
 use super::block::parked_states;
@@ -196,13 +197,20 @@ impl Replica {
                 return Received { applied: 0, stopped: Some(error.into()) };
             }
         };
-        for item in run.iter() {
+        let mut ops = run.iter();
+        // The last of the ops that are known to have room, and are applied in one step.
+        let mut admitted = 0;
+        while let Some(item) = ops.next() {
             let result = item.map_err(ApplyError::from).and_then(|(seq, op)| {
                 let dot = place_dot(places[0], seq)?;
                 if self.state.has_seen(dot) {
                     self.counts.duplicate += 1;
                     left -= 1;
                     return Ok(());
+                }
+                let next = seq == self.state.seen(places[0]) + 1;
+                if next && seq > admitted && op.edits.iter().any(Edit::is_elided) {
+                    admitted = self.admit(run, &places, (seq, &op), &ops)?;
                 }
                 let op = State::shorten(&op, run.base, &places)?;
                 let conflicts = self.state.tallies.version_conflicts;
@@ -228,6 +236,34 @@ impl Replica {
         received
     }
 
+    /// Sees to it that an op whose value is left out can be applied in one step with what superseded
+    /// it: nobody is to see the state between them, and nothing may be left of them but all. Says which is the last.
+    fn admit<'a>(
+        &mut self,
+        run: &Run,
+        places: &[ActorIx],
+        (seq, op): (u64, &Op<'a, WireDot>),
+        rest: &RunIter<'a>,
+    ) -> Result<u64, ApplyError> {
+        if mutant::is(Mutant::ElidedAlone) {
+            return Ok(seq);
+        }
+        let last = rest.bundle(seq, op)?;
+        place_dot(places[0], last)?;
+        let (mut removals, mut bytes) = (0, 0);
+        let ops = std::iter::once(Ok((seq, op.clone()))).chain(rest.clone());
+        for item in ops.take((last - seq + 1) as usize) {
+            let op = State::shorten(&item?.1, run.base, places)?;
+            let (more, size) = self.state.unseen(&op, Some(places[0]));
+            (removals, bytes) = (removals + more, bytes + size);
+        }
+        if removals > 0 && !self.state.parked.has_room(removals, bytes) {
+            return Err(ApplyError::BundleFull);
+        }
+        self.log.keep_together(places[0], seq, last, Stamp(run.base.0 + op.stamp), places.len() - 1);
+        Ok(last)
+    }
+
     fn run_places(&mut self, run: &Run) -> Result<Vec<ActorIx>, TooManyActors> {
         std::iter::once(&run.actor).chain(&run.actors).map(|actor| self.state.intern(actor)).collect()
     }
@@ -236,7 +272,7 @@ impl Replica {
     fn note_closable(&mut self, op: &Op<'_, ShortDot>) {
         let own = self.own;
         let resets_own = op.edits.iter().any(|edit| match edit {
-            tidings_proto::Edit::Reset { baselines, .. } => baselines.iter().any(|b| b.birth.actor() == own),
+            Edit::Reset { baselines, .. } => baselines.iter().any(|b| b.birth.actor() == own),
             _ => false,
         });
         if resets_own {
@@ -473,8 +509,10 @@ impl Recovery {
             run.check()?;
             let names = std::iter::once(&run.actor).chain(&run.actors);
             let places = names.map(|a| self.state.intern(a)).collect::<Result<Vec<_>, _>>()?;
-            for item in run.iter() {
+            let (mut ops, mut bundle) = (run.iter(), 0);
+            while let Some(item) = ops.next() {
                 let (seq, op) = item?;
+                bundle = keep_together(&mut self.log, bundle, &run, places[0], (seq, &op), &ops)?;
                 let op = State::shorten(&op, run.base, &places)?;
                 self.log.append(place_dot(places[0], seq)?, &op);
             }
@@ -542,13 +580,15 @@ impl Recovery {
         run.check()?;
         let names = std::iter::once(&run.actor).chain(&run.actors);
         let places = names.map(|a| self.state.intern(a)).collect::<Result<Vec<_>, _>>()?;
-        for item in run.iter() {
+        let (mut ops, mut bundle) = (run.iter(), 0);
+        while let Some(item) = ops.next() {
             let (seq, op) = item?;
             let dot = place_dot(places[0], seq)?;
             // A checkpoint may already reflect ops that came to disk just after it began.
             if self.state.has_seen(dot) {
                 continue;
             }
+            bundle = keep_together(&mut self.log, bundle, run, places[0], (seq, &op), &ops)?;
             let op = State::shorten(&op, run.base, &places)?;
             self.state.apply(dot, &op)?;
             self.log.append(dot, &op);
@@ -600,6 +640,24 @@ impl Recovery {
         replica.set_parked_room(Room::default());
         Ok(replica)
     }
+}
+
+/// What was logged together is kept together: a record holds it whole. Says up to where that is so,
+/// which was up to `bundle` before.
+fn keep_together<'a>(
+    log: &mut OpLog,
+    bundle: u64,
+    run: &Run,
+    actor: ActorIx,
+    (seq, op): (u64, &Op<'a, WireDot>),
+    rest: &RunIter<'a>,
+) -> Result<u64, ApplyError> {
+    if seq <= bundle || !op.edits.iter().any(Edit::is_elided) || mutant::is(Mutant::ElidedAlone) {
+        return Ok(bundle);
+    }
+    let last = rest.bundle(seq, op)?;
+    log.keep_together(actor, seq, last, Stamp(run.base.0 + op.stamp), run.actors.len());
+    Ok(last)
 }
 
 fn misplaced(what: &str) -> ApplyError {

@@ -35,6 +35,9 @@ pub enum ApplyError {
     /// It would park more removals than there is room for.
     #[error("more than {} removals wait for writes that have not arrived", bounds::PARKED)]
     ParkedFull,
+    /// It and those that must be applied in one step with it would park more removals than there is room for.
+    #[error("no room for the removals of ops that are applied in one step")]
+    BundleFull,
     /// It names an actor for whom there is no room.
     #[error(transparent)]
     Actors(#[from] TooManyActors),
@@ -208,7 +211,8 @@ impl State {
             | Edit::Erase { dots }
             | Edit::Add { supersedes: dots, .. }
             | Edit::Remove { dots, .. }
-            | Edit::Clear { upto: dots } => dots.iter().all(fits),
+            | Edit::Clear { upto: dots }
+            | Edit::Elided { supersedes: dots, .. } => dots.iter().all(fits),
             Edit::Reset { baselines, .. } => baselines.iter().all(|b| fits(&b.birth)),
             Edit::Count { .. } | Edit::Close { .. } => true,
         });
@@ -239,7 +243,7 @@ impl State {
             let actor = self.actors.get(dot.actor()).clone();
             return Err(ApplyError::Gap { actor, expected, got: dot.seq() });
         }
-        let (unseen, bytes) = self.unseen(op);
+        let (unseen, bytes) = self.unseen(op, None);
         if unseen > 0 && !self.parked.has_room(unseen, bytes) {
             return Err(ApplyError::ParkedFull);
         }
@@ -273,19 +277,22 @@ impl State {
     }
 
     /// How many removals of dots not yet seen the op makes, and the bytes of the cells that they name.
-    fn unseen(&self, op: &Op<'_, ShortDot>) -> (usize, usize) {
+    /// Those of one actor may be taken for seen: they will be when it is the op's turn.
+    pub(super) fn unseen(&self, op: &Op<'_, ShortDot>, but: Option<ActorIx>) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         for edit in &op.edits {
             let (dots, name) = match edit {
-                Edit::Write { supersedes: dots, .. } | Edit::Erase { dots } | Edit::Clear { upto: dots } => {
-                    (dots, 0)
-                }
+                Edit::Write { supersedes: dots, .. }
+                | Edit::Erase { dots }
+                | Edit::Clear { upto: dots }
+                | Edit::Elided { supersedes: dots, .. } => (dots, 0),
                 Edit::Add { supersedes: dots, element } | Edit::Remove { dots, element } => {
                     (dots, element.len())
                 }
                 Edit::Count { .. } | Edit::Reset { .. } | Edit::Close { .. } => continue,
             };
-            let unseen = dots.iter().filter(|dot| !self.has_seen(**dot)).count();
+            let waits = |dot: &&ShortDot| but != Some(dot.actor()) && !self.has_seen(**dot);
+            let unseen = dots.iter().filter(waits).count();
             count += unseen;
             bytes += unseen * (op.key.len() + name);
         }
@@ -318,7 +325,8 @@ impl Slot<'_> {
                     self.cells.insert_version(Version { dot, stamp, value: (*value).into() });
                 }
             }
-            Edit::Erase { dots } => self.remove(None, dots),
+            // The write that superseded it is applied in the same step: nobody sees it live.
+            Edit::Erase { dots } | Edit::Elided { supersedes: dots, .. } => self.remove(None, dots),
             Edit::Add { element, supersedes } => {
                 self.remove(Some(element), supersedes);
                 if !self.parked.holds(dot, self.key(), Some(element)) {

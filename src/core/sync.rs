@@ -8,6 +8,7 @@ use tidings_proto::message::Sync;
 use tidings_proto::{Message, Run, SeenDigest, SeenEntries, StateDigest, bounds as wire};
 
 use super::bounds;
+use super::elide::elide;
 use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
 use super::pull::{GRACE, Source};
 use super::quorum::HASTE;
@@ -194,6 +195,7 @@ impl Gossip {
         for_read: bool,
     ) -> (Vec<Run>, bool) {
         let (mut runs, mut left, mut short) = (Vec::new(), budget, false);
+        let mut elided = Vec::new();
         let Some(link) = self.links.get_mut(&to).filter(|link| link.since + YOUNG <= now.mono) else {
             return (runs, short);
         };
@@ -217,8 +219,11 @@ impl Gossip {
             if actor == replica.own() {
                 link.sent = link.sent.max(next - 1);
             }
+            let (read, more) = elide(read);
+            elided.push(more);
             runs.extend(read);
         }
+        elided.into_iter().for_each(|more| self.count_elided(more));
         self.counts.ops_sent += runs.iter().map(|run: &Run| u64::from(run.count)).sum::<u64>();
         (runs, short)
     }

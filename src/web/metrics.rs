@@ -104,6 +104,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.gossip.ops_sent);
     Counter "tidings_ops_from_disk_total", "Those of them that came from the log on disk, for peers that were away for long.",
         |f, to| to.one(f.gossip.ops_from_disk);
+    Counter "tidings_values_elided_total", "Values that were not sent to peers catching up, since an op of the same message had overwritten them.",
+        |f, to| to.one(f.gossip.values_elided);
     Counter "tidings_ops_applied_total", "Ops applied, by source: local or remote.",
         |f, to| to.ways("source", [("local", f.ops.written), ("remote", f.ops.received)]);
     Counter "tidings_ops_rejected_total", "Ops received and not applied, by reason: duplicate, early or refused.",

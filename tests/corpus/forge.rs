@@ -247,10 +247,13 @@ fn op(bytes: &mut Bytes<'_>, seq: u64, actors: usize) -> Op<'static, WireDot> {
 fn edit(bytes: &mut Bytes<'_>, seq: u64, places: usize) -> Edit<'static, WireDot> {
     let counter = counter(bytes);
     let element = ELEMENTS[bytes.below(3)];
-    let kind = bytes.byte() % 8;
+    let kind = bytes.byte();
     let birth = if bytes.once_in(3) { seq } else { bytes.number() };
     let dots = (0..bytes.below(3)).map(|_| dot(bytes, places)).collect();
-    match kind {
+    if kind >= 240 {
+        return Edit::Elided { supersedes: dots, by: bytes.below(4) as u32 };
+    }
+    match kind % 8 {
         0 => Edit::Write { supersedes: dots, value: VALUES[bytes.below(4)] },
         1 => Edit::Erase { dots },
         2 => Edit::Add { element, supersedes: dots },

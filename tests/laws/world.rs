@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use tidings::core::clock::Clock;
+use tidings::core::elide::elide;
 use tidings::core::journal;
 use tidings::core::replica::{Recovery, Replica};
 use tidings::core::snapshot::{Begun, Step as Stepped};
@@ -247,7 +248,7 @@ impl World {
         self.wall += 1;
         self.values += 1;
         let wall = self.wall(at);
-        let text = format!("v{}", self.values).into_bytes();
+        let text = format!("text {}", self.values).into_bytes();
         let name = |k: u8| key(k);
         let (mut elements, mut value) = (Vec::new(), Bytes::new());
         let key = match ask {
@@ -335,7 +336,10 @@ impl World {
         let last = replica.state().seen(ix);
         let first = last.saturating_sub(u64::from(back) % 8).max(1);
         let last = last.min(first + u64::from(count) % 8);
-        let runs = read(replica, ix, first, last);
+        let mut runs = read(replica, ix, first, last);
+        if count >= 64 {
+            runs = elide(runs).0;
+        }
         self.mail.extend(runs.into_iter().map(|run| (to, run)));
         if self.mail.len() > 60 {
             self.mail.drain(..20);
@@ -372,7 +376,8 @@ impl World {
             let first = self.nodes[to].replica.state().seen_clock().get(&actor) + 1;
             let replica = &self.nodes[from].replica;
             let ix = replica.state().actors().find(&actor).unwrap();
-            for run in read(replica, ix, first, last) {
+            // Who catches up gets no values that have been overwritten meanwhile.
+            for run in elide(read(replica, ix, first, last)).0 {
                 self.deliver(to, &run);
             }
         }

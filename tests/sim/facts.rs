@@ -61,6 +61,8 @@ facts! {
     slow_syncs,
     /// Ops sent from the log on disk, and reads of it that did not find them or failed.
     ops_from_disk, reads_failed,
+    /// Ops sent without values that had been overwritten, and those of them that had come without.
+    values_elided, values_elided_onward,
     /// Blocks that merges did not fetch again, since one that broke off had left them.
     blocks_reused,
     /// Quorum reads that had an answer, those of them that peers had taught their node something, and

@@ -212,6 +212,8 @@ impl World {
     pub fn sum_up(&mut self, life: &Life) {
         self.facts.duplicates += life.engine.replica().counts().duplicate;
         self.facts.ops_from_disk += life.engine.gossip().counts().ops_from_disk;
+        self.facts.values_elided += life.engine.gossip().counts().values_elided;
+        self.facts.values_elided_onward += life.engine.gossip().counts().values_elided_onward;
         self.facts.blocks_reused += life.engine.gossip().counts().blocks_reused;
         self.facts.merges_aborted += life.engine.gossip().counts().merges_aborted;
     }

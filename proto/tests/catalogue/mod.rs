@@ -70,7 +70,7 @@ pub(crate) struct Family {
 pub(crate) fn families() -> Vec<Family> {
     vec![
         Family { file: "hello.txt", vectors: hellos() },
-        Family { file: "op.txt", vectors: ops() },
+        Family { file: "op.txt", vectors: [ops(), later_ops()].concat() },
         Family { file: "run.txt", vectors: runs() },
         Family { file: "block.txt", vectors: blocks() },
         Family { file: "seen.txt", vectors: seen() },
@@ -219,6 +219,25 @@ fn ops() -> Vec<(&'static str, Value)> {
     .collect()
 }
 
+/// Ops of edits that came later: runs of all that there were before stay what they are.
+fn later_ops() -> Vec<(&'static str, Value)> {
+    let elided = Edit::Elided { supersedes: smallvec![dot(1, 5)], by: 300 };
+    vec![("elided", Value::Op(op(9, b"k", vec![elided])))]
+}
+
+/// Three writes of one key, of which the last alone has its value, and one of another between them.
+fn run_with_values_left_out() -> Run {
+    let elided = |supersedes, by| vec![Edit::Elided { supersedes, by }];
+    let write = |supersedes, value| vec![Edit::Write { supersedes, value }];
+    let ops = [
+        op(0, b"k", elided(smallvec![dot(1, 5)], 1)),
+        op(1, b"k", elided(smallvec![dot(0, 1_000)], 2)),
+        op(1, b"other", write(smallvec![], b"here")),
+        op(2, b"k", write(smallvec![dot(0, 1_001)], b"last")),
+    ];
+    run(a(), 1_000, BASE, &[b()], &ops)
+}
+
 /// The run that the specification takes apart.
 fn worked_example() -> Run {
     let ops = [
@@ -239,6 +258,7 @@ fn runs() -> Vec<(&'static str, Value)> {
     vec![
         ("run_worked_example", Value::Run(worked_example())),
         ("run_of_every_edit", Value::Run(run(a(), 1_000, BASE, &[b(), actor("c", u64::MAX)], &all))),
+        ("run_with_values_left_out", Value::Run(run_with_values_left_out())),
         ("run_at_the_end", Value::Run(run(a(), u64::MAX - 1, Stamp(0), &[], &all[..1]))),
     ]
 }

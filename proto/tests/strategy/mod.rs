@@ -24,6 +24,7 @@ pub(crate) enum OwnEdit {
     Reset(Counter, Vec<Baseline<WireDot>>),
     Close(Counter, u64),
     Clear(Vec<WireDot>),
+    Elided(Vec<WireDot>, u32),
 }
 
 /// An op that owns its bytes.
@@ -47,6 +48,7 @@ impl OwnOp {
             }
             &OwnEdit::Close(counter, birth) => Edit::Close { counter, birth },
             OwnEdit::Clear(dots) => Edit::Clear { upto: dots.as_slice().into() },
+            OwnEdit::Elided(dots, by) => Edit::Elided { supersedes: dots.as_slice().into(), by: *by },
         });
         Op { stamp: self.stamp, key: &self.key, edits: edits.collect() }
     }
@@ -114,14 +116,17 @@ fn edit(places: usize) -> impl Strategy<Value = OwnEdit> {
 }
 
 fn op(places: usize) -> impl Strategy<Value = OwnOp> {
-    let write = option::of((vec(op_dot(places), 0..4), bytes()));
+    let write = option::of((vec(op_dot(places), 0..4), bytes(), option::of(1..=4_u32)));
     (number(), bytes(), write, vec(edit(places), 0..4)).prop_map(|(stamp, key, write, mut edits)| {
         let mut added = BTreeSet::new();
         edits.retain(|edit| match edit {
             OwnEdit::Add(element, _) => added.insert(element.clone()),
             _ => true,
         });
-        edits.extend(write.map(|(dots, value)| OwnEdit::Write(dots, value)));
+        edits.extend(write.map(|(dots, value, by)| match by {
+            None => OwnEdit::Write(dots, value),
+            Some(by) => OwnEdit::Elided(dots, by),
+        }));
         OwnOp { stamp: stamp >> 1, key, edits }
     })
 }
