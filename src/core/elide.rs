@@ -82,6 +82,10 @@ fn superseded(first: u64, ops: &[(usize, Op<'_, WireDot>)]) -> Vec<u32> {
         let dots = op.edits.iter().flat_map(Edit::overwrites);
         for dot in dots.filter(|dot| dot.actor == 0 && dot.seq >= first) {
             let old = (dot.seq - first) as usize;
+            // Whoever says that he supersedes what he has not written yet is not to be followed there.
+            if old >= at {
+                continue;
+            }
             let earlier = &ops[old].1;
             if by[old] == 0 && earlier.key == op.key && earlier.edits.iter().any(has_value) {
                 by[old] = (at - old) as u32;
@@ -174,6 +178,8 @@ mod tests {
         assert_eq!(elide(apart.clone()), (apart, Elided::default()), "not consecutive");
         let keys = vec![run(5, 10, &[], &[set(b"k", &[]), set(b"l", &[(0, 5)])])];
         assert_eq!(elide(keys.clone()), (keys, Elided::default()), "another key");
+        let ahead = vec![run(5, 10, &[], &[set(b"k", &[(0, 6), (0, 5)]), set(b"k", &[(0, 6), (0, 900)])])];
+        assert_eq!(elide(ahead.clone()), (ahead, Elided::default()), "what is not before");
         let back = vec![run(5, 10, &[], &[set(b"k", &[])]), run(6, 9, &[], &[set(b"k", &[(0, 5)])])];
         assert_eq!(elide(back.clone()), (back, Elided::default()), "stamps that go back");
     }
