@@ -76,6 +76,8 @@ pub enum Mutant {
     CursorOfAnotherLife,
     /// What an earlier session has left is taken for what the peer holds now.
     LeftoverNotCompared,
+    /// What another member holds of a range is taken for what the snapshot holds there that is merged.
+    SourceNotCompared,
     /// A quorum read ends when so many have answered, before what they had has come.
     ReadBeforeCovered,
     /// What a peer says in an exchange that began before a quorum read counts for the read.
@@ -104,7 +106,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 35] = [
+        pub const ALL: [Self; 36] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -138,6 +140,7 @@ mod active {
             Self::RoomBeforeUnion,
             Self::CursorOfAnotherLife,
             Self::LeftoverNotCompared,
+            Self::SourceNotCompared,
             Self::ReadBeforeCovered,
             Self::ReadOfEarlier,
         ];
