@@ -18,6 +18,7 @@ use tidings_proto::{Actor, Hello, Message, Name, Run};
 
 pub use crate::core::link::{Answer, DiskRead, Event, GossipCounts, LinkId, Now, Settings, Token};
 pub use crate::core::quorum::NoQuorum;
+pub use crate::core::sources::Sharing;
 pub use crate::core::write::{Limits, Write, WriteError, Written};
 
 use crate::core::actors::TooManyActors;
@@ -344,6 +345,11 @@ impl Engine {
     /// Bounds the bytes of ops that came ahead of their turn and wait for it.
     pub fn set_ahead_bound(&mut self, bytes: usize) {
         self.gossip.set_ahead_bound(bytes);
+    }
+
+    /// Says when and how members share the work of a context merge.
+    pub fn set_sharing(&mut self, sharing: Sharing) {
+        self.gossip.set_sharing(sharing);
     }
 
     /// The protocol, for whoever reports on it.

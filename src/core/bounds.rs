@@ -42,6 +42,16 @@ pub const PULL_RANGES: usize = 1 << 10;
 pub const SNAPSHOTS: usize = 5;
 /// Blocks of a context merge in flight before the receiver grants more.
 pub const BLOCK_CREDIT: u32 = 8;
+/// Most members that a context merge fetches from besides the one whose snapshot it merges.
+pub const SOURCES: usize = 3;
+/// Keys that a state must have for several members to share the work of giving it; of fewer one gives all.
+pub const SHARED_KEYS: u64 = 4096;
+/// How many times as many keys as are here it must have for that.
+pub const SHARED_TIMES: u64 = 16;
+/// Most keys, about, in a range that one member gives, as long as there are not too many ranges.
+pub const SHARE_KEYS: u64 = 1024;
+/// Most such ranges that one member is asked for at once; the next are asked for when half have come.
+pub const SHARES: usize = 32;
 /// Most changes noted while a context merge is guided; with more it is begun anew.
 pub const TOUCHED: usize = 1 << 20;
 /// Most bytes staged by one context merge.

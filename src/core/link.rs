@@ -186,6 +186,8 @@ pub enum Event {
     Merged {
         /// The peer.
         node: Name,
+        /// How many members have sent some of it, the peer included.
+        members: usize,
         /// Blocks received.
         blocks: u32,
         /// Bytes received.
@@ -258,6 +260,14 @@ pub struct GossipCounts {
     pub blocks_received: u64,
     /// Blocks that earlier sessions had left and were not received again.
     pub blocks_reused: u64,
+    /// Those of the blocks received that came from others than the one whose snapshot was merged.
+    pub blocks_of_sources: u64,
+    /// Sessions begun with such members.
+    pub sources: u64,
+    /// Ranges that came from them.
+    pub ranges_of_sources: u64,
+    /// Ranges that were asked for once more, since who had been asked first did not give them.
+    pub ranges_again: u64,
     /// Own incarnations given up because somebody knew more of their writes.
     pub incarnations_changed: u64,
     /// Messages refused as malformed or out of place.
@@ -270,7 +280,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 29] {
+    pub fn figures(&self) -> [(&'static str, u64); 33] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -297,6 +307,10 @@ impl GossipCounts {
             ("blocks_sent", self.blocks_sent),
             ("blocks_received", self.blocks_received),
             ("blocks_reused", self.blocks_reused),
+            ("blocks_of_sources", self.blocks_of_sources),
+            ("sources", self.sources),
+            ("ranges_of_sources", self.ranges_of_sources),
+            ("ranges_again", self.ranges_again),
             ("incarnations_changed", self.incarnations_changed),
             ("refused", self.refused),
             ("ignored", self.ignored),
@@ -569,6 +583,8 @@ impl Gossip {
     pub fn settle(&mut self, now: Now, replica: &mut Replica) {
         self.end_lost_sessions(replica);
         self.take_left_over(now, replica);
+        self.go_on_stirred(now, replica);
+        self.seek_sources(now, replica);
         self.save_members(replica);
         self.own_elsewhere(replica, 0);
         self.reads_due(now, replica);

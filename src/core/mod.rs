@@ -21,8 +21,8 @@
 //! * [`mutant`]: rules that the simulator breaks; `broken`: what some of them do instead
 //! * [`link`], [`push`], [`pull`], [`sync`]: the protocol, one file a handler
 //! * [`quorum`]: reads that reflect what several nodes have
-//! * [`session`]: context merges, where no log reaches: the receiver; `outgoing`: the sender;
-//!   `leftover`: what one that broke off has left
+//! * [`session`]: context merges, where no log reaches: the receiver; `guide`: what it asks for; [`sources`]: of
+//!   whom else; `outgoing`: the sender; `leftover`: what one that broke off has left
 
 #![warn(missing_docs)]
 
@@ -36,6 +36,7 @@ pub mod clock;
 pub mod counter;
 pub mod elide;
 pub mod fingerprint;
+pub(crate) mod guide;
 pub mod journal;
 pub(crate) mod leftover;
 pub mod link;
@@ -54,6 +55,7 @@ pub mod session;
 pub mod set;
 pub mod shelf;
 pub mod snapshot;
+pub mod sources;
 pub mod state;
 pub mod sync;
 pub mod table;

@@ -76,6 +76,8 @@ pub enum Mutant {
     CursorOfAnotherLife,
     /// What an earlier session has left is taken for what the peer holds now.
     LeftoverNotCompared,
+    /// What another member holds of a range is taken for what the snapshot holds there that is merged.
+    SourceNotCompared,
     /// A quorum read ends when so many have answered, before what they had has come.
     ReadBeforeCovered,
     /// What a peer says in an exchange that began before a quorum read counts for the read.
@@ -110,7 +112,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 38] = [
+        pub const ALL: [Self; 39] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -144,6 +146,7 @@ mod active {
             Self::RoomBeforeUnion,
             Self::CursorOfAnotherLife,
             Self::LeftoverNotCompared,
+            Self::SourceNotCompared,
             Self::ReadBeforeCovered,
             Self::ReadOfEarlier,
             Self::ElidedFreely,

@@ -7,19 +7,21 @@
 //! Where both sides order their cells alike the session is *guided*: the receiver
 //! asks for fingerprints, from the whole down to ranges of a few keys, and fetches
 //! only what differs. A range in which both hold the same needs no merge, as long as
-//! it stays so: what ops have touched meanwhile is fetched before the step is taken.
+//! it stays so: what ops have touched meanwhile is fetched before the step is taken. What is to be asked next
+//! is in `guide`; where much is to be fetched other members give some of it (`sources`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt;
 use tidings_proto::cell::ParkedState;
 use tidings_proto::message::{RangeParts, Sync};
-use tidings_proto::{Message, SeenEntries, bounds as wire};
+use tidings_proto::{Message, SeenEntries};
 
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
 use super::bounds;
-use super::fingerprint::{Fingerprint, Prefix, Ranges, Span};
+use super::fingerprint::{Prefix, Ranges};
+use super::guide::{Guide, Stream, Wanted};
 use super::journal::Entry;
 use super::leftover::Leftover;
 use super::link::{Event, Gossip, LinkId, Now};
@@ -27,85 +29,61 @@ use super::mutant::{self, Mutant};
 use super::outgoing::Outgoing;
 use super::replica::Replica;
 use super::snapshot::SnapshotId;
+use super::sources::{Farewell, Sharing, Source};
 use super::state::{ApplyError, State};
-
-/// How long a context merge may be silent before it is given up; microseconds.
-const MERGE_PATIENCE: u64 = 15_000_000;
 
 /// How long to wait after a session that failed; microseconds.
 const REST: u64 = 1_000_000;
-
-/// Most requests for fingerprints under way.
-const NARROWING: usize = 8;
-
-/// A range with so few own keys is fetched, not narrowed further.
-const FEW_KEYS: u64 = 2;
 
 /// Bits of a position that tell a single key from its neighbours.
 const KEY_BITS: u32 = 52;
 
 /// The context merge that this node is receiving.
 #[derive(Debug)]
-struct Incoming {
-    id: u64,
-    link: LinkId,
+pub(super) struct Incoming {
+    /// The session with the peer whose snapshot it is.
+    pub(super) stream: Stream,
     began: u64,
-    deadline: u64,
-    context: Option<Context>,
-    /// Blocks that have come, and their bytes.
-    blocks: u32,
-    bytes: usize,
+    pub(super) context: Option<Context>,
+    /// Blocks that have come from everybody, and their bytes.
+    pub(super) blocks: u32,
+    pub(super) bytes: usize,
     /// Bytes of blocks that the log has of it.
-    logged: usize,
-    granted: u32,
-    guide: Option<Guide>,
+    pub(super) logged: usize,
+    pub(super) guide: Option<Guide>,
+    /// Other members who give some of it, and all links that were asked.
+    pub(super) sources: Vec<Source>,
+    pub(super) tried: BTreeSet<LinkId>,
+    /// How many of them have given some.
+    pub(super) gave: usize,
+    /// Whether something may have to be asked for that no message asks for.
+    pub(super) stirred: bool,
 }
 
 impl Incoming {
     /// When something is to be done about it: at once, if an earlier session has left some of it.
     fn due(&self) -> u64 {
         let left = self.guide.as_ref().is_some_and(|guide| !guide.left_over.is_empty());
-        if left { 0 } else { self.deadline }
+        let sources = self.sources.iter().map(|source| source.stream.deadline);
+        if left { 0 } else { sources.fold(self.stream.deadline, u64::min) }
     }
 }
 
 /// The moment that a snapshot is of, and what of it is here.
 #[derive(Debug)]
-struct Context {
-    staged: State,
+pub(super) struct Context {
+    pub(super) staged: State,
     seen: SeenEntries,
     parked: Vec<ParkedState>,
     /// Keys of the snapshot, if all of them are wanted.
     keys: Option<u64>,
 }
 
-/// How far the search for what differs has come.
-#[derive(Debug, Default)]
-struct Guide {
-    /// Unequal ranges whose parts have not been asked for.
-    frontier: VecDeque<Prefix>,
-    /// Ranges whose parts have been asked for, by request, in order.
-    asked: VecDeque<Vec<Prefix>>,
-    /// How many requests for parts have been answered.
-    answered: u32,
-    /// Ranges to be fetched.
-    wanted: Vec<Prefix>,
-    /// How many requests for cells have been made, and how many answered in full.
-    fetches: u32,
-    ends: u32,
-    /// Ranges that have been asked for, or are known to be empty there, or were left from an earlier session.
-    staged: Vec<Prefix>,
-    /// What of the latter has not been taken over yet.
-    left_over: VecDeque<Span>,
-    /// Ranges whose cells here have rotted and are to be replaced, and what had been seen when that was asked for.
-    rotten: Vec<Prefix>,
-    seen: Vec<u64>,
-}
-
 /// Context merges under way.
 #[derive(Debug, Default)]
 pub(crate) struct Merges {
-    incoming: Option<Incoming>,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) sharing: Sharing,
     pub(super) outgoing: BTreeMap<LinkId, Outgoing>,
     /// Snapshots whose receivers are gone.
     pub(super) ended: Vec<SnapshotId>,
@@ -135,14 +113,14 @@ impl Merges {
         incoming.chain(outgoing).chain(left)
     }
 
-    /// Keeps what a session had come to for the next one.
-    fn break_off(&mut self, incoming: Incoming, now: Now) {
-        let staged = incoming.context.and_then(|context| Leftover::of(context.staged, now.mono));
-        self.leftover = Leftover::fuller(self.leftover.take(), staged);
+    fn incoming_of(&mut self, link: LinkId, id: u64) -> Option<&mut Incoming> {
+        self.incoming.as_mut().filter(|incoming| incoming.stream.link == link && incoming.stream.id == id)
     }
 
-    fn incoming_of(&mut self, link: LinkId, id: u64) -> Option<&mut Incoming> {
-        self.incoming.as_mut().filter(|incoming| incoming.link == link && incoming.id == id)
+    /// Whose session it is that has been silent for too long.
+    fn late(&self, now: Now) -> Option<(LinkId, u64)> {
+        let stream = &self.incoming.as_ref()?.stream;
+        (stream.deadline <= now.mono).then_some((stream.link, stream.id))
     }
 
     pub(super) fn outgoing_of(&mut self, link: LinkId, id: u64) -> Option<&mut Outgoing> {
@@ -159,8 +137,10 @@ impl Context {
 /// How far an incoming context merge has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MergeProgress {
-    /// From whom.
+    /// From whom: whose snapshot it is.
     pub link: LinkId,
+    /// How many members it streams from, this one included.
+    pub members: usize,
     /// When it began; monotonic microseconds.
     pub began: u64,
     /// Blocks received.
@@ -175,69 +155,15 @@ pub struct MergeProgress {
     pub of: Option<u64>,
 }
 
-impl Guide {
-    /// Compares the parts of a range with what the other side has of them.
-    fn compare(
-        &mut self,
-        range: Prefix,
-        ours: &[Fingerprint; 16],
-        left: &[Fingerprint; 16],
-        theirs: &RangeParts,
-    ) {
-        let mut sums = theirs.sums.iter();
-        for (n, (part, (ours, left))) in range.parts().zip(ours.iter().zip(left)).enumerate() {
-            let there = if theirs.present >> n & 1 == 1 { sums.next().map(|sum| sum.0) } else { None };
-            let here = (ours.keys > 0).then(|| ours.short());
-            let is_left =
-                left.keys > 0 && (there == Some(left.short()) || mutant::is(Mutant::LeftoverNotCompared));
-            match there {
-                _ if there == here => {}
-                // Nothing is there: what is here was removed, or is news to them.
-                None => self.staged.push(part),
-                Some(_) if is_left => {
-                    self.staged.push(part);
-                    self.left_over.push_back(part.span());
-                }
-                Some(_) if ours.keys.max(left.keys) <= FEW_KEYS || !part.has_parts() => {
-                    self.wanted.push(part);
-                }
-                Some(_) => self.frontier.push_back(part),
-            }
-        }
-    }
-
-    /// What is to be asked next, and whether all has come.
-    fn next(&mut self, id: u64) -> (Vec<Sync>, bool) {
-        let mut requests = Vec::new();
-        while self.asked.len() < NARROWING && !self.frontier.is_empty() {
-            let some = self.frontier.len().min(wire::NARROW);
-            let ranges: Vec<Prefix> = self.frontier.drain(..some).collect();
-            self.asked.push_back(ranges.clone());
-            let number = self.answered + self.asked.len() as u32;
-            let ranges = ranges.into_iter().map(Prefix::number).collect();
-            requests.push(Sync::Narrow { id, number, ranges });
-        }
-        let narrowed = self.asked.is_empty();
-        while self.wanted.len() >= wire::FETCH || narrowed && !self.wanted.is_empty() {
-            let some = self.wanted.len().min(wire::FETCH);
-            let ranges: Vec<Prefix> = self.wanted.drain(..some).collect();
-            self.staged.extend(&ranges);
-            self.fetches += 1;
-            let ranges = ranges.into_iter().map(Prefix::number).collect();
-            requests.push(Sync::Fetch { id, number: self.fetches, ranges });
-        }
-        (requests, narrowed && self.fetches == self.ends && self.left_over.is_empty())
-    }
-}
-
 impl Gossip {
     /// The context merge under way, if any.
     pub fn merge_progress(&self) -> Option<MergeProgress> {
         let incoming = self.merges.incoming.as_ref()?;
-        let Incoming { link, began, blocks, bytes, logged, .. } = *incoming;
-        let context = incoming.context.as_ref();
+        let Incoming { began, blocks, bytes, logged, .. } = *incoming;
+        let (link, members, context) = (incoming.stream.link, incoming.members(), incoming.context.as_ref());
         let keys = context.map_or(0, |context| context.staged.cells.len() as u64);
-        Some(MergeProgress { link, began, blocks, bytes, logged, keys, of: context.and_then(|c| c.keys) })
+        let of = context.and_then(|context| context.keys);
+        Some(MergeProgress { link, members, began, blocks, bytes, logged, keys, of })
     }
 
     /// Asks a peer for its state. One such session at a time.
@@ -250,30 +176,30 @@ impl Gossip {
         }
         let id = self.fresh_id();
         let guided = self.is_comparable(replica, from);
-        let guide = Guide {
-            rotten: self.merges.rotten.clone(),
-            seen: replica.state().seen.clone(),
-            ..Guide::default()
-        };
+        let guide = Guide::new(self.merges.rotten.clone(), replica.state().seen.clone());
         if guided {
             replica.watch();
         }
         self.merges.incoming = Some(Incoming {
-            id,
-            link: from,
+            stream: Stream::new(id, from, now),
             began: now.mono,
-            deadline: now.mono + MERGE_PATIENCE,
             context: None,
             blocks: 0,
             bytes: 0,
             logged: 0,
-            granted: 0,
             guide: guided.then_some(guide),
+            sources: Vec::new(),
+            tried: BTreeSet::from([from]),
+            gave: 0,
+            stirred: false,
         });
         self.send(from, Message::Sync(Sync::Merge { id, guided }));
     }
 
-    pub(super) fn on_session(&mut self, now: Now, replica: &mut Replica, from: LinkId, sync: Sync) {
+    pub(super) fn on_session(&mut self, now: Now, replica: &mut Replica, from: LinkId, mut sync: Sync) {
+        if self.on_source(now, replica, from, &mut sync) {
+            return;
+        }
         match sync {
             Sync::Merge { id, guided } => self.on_merge(now, replica, from, id, guided),
             Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
@@ -314,9 +240,9 @@ impl Gossip {
         id: u64,
         seen: SeenEntries,
         parked: Vec<ParkedState>,
-        keys: u64,
+        there: u64,
     ) {
-        let left = self.merges.leftover.is_some();
+        let (left, sharing) = (self.merges.leftover.is_some(), self.merges.sharing);
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
         // The blocks that have come belong to the first.
         if incoming.context.is_some() && !mutant::is(Mutant::SecondContext) {
@@ -333,24 +259,26 @@ impl Gossip {
         let lacks = |seen: &[u64]| seen.iter().enumerate().any(|(at, seq)| *seq > has(ActorIx(at as u32)));
         let lacks = incoming.guide.as_ref().is_some_and(|guide| lacks(&guide.seen));
         let here = replica.state().fingerprint_of(Prefix::ROOT).keys;
-        let keys = (here == 0 || incoming.guide.is_none()).then_some(keys);
+        let much = there >= sharing.keys && here.saturating_mul(sharing.times) <= there;
+        let keys = (here == 0 || incoming.guide.is_none()).then_some(there);
         staged.expect(keys.unwrap_or_default());
         incoming.context = Some(Context { staged, seen: seen.clone(), parked: parked.clone(), keys });
         replica.note(Entry::MergeBegin { seen, parked });
-        incoming.deadline = now.mono + MERGE_PATIENCE;
-        incoming.granted = bounds::BLOCK_CREDIT;
+        incoming.stream.heard(now);
+        let credit = incoming.stream.credit();
         if let Some(guide) = &mut incoming.guide {
             if lacks && !guide.rotten.is_empty() {
                 // It gets what it lacks by push and sync; then this is tried again.
                 return self.give_up_merge(now, from, id, "it has not seen all that is to be replaced");
             }
-            guide.wanted.extend(&guide.rotten);
+            guide.rotten.clone().into_iter().for_each(|range| guide.want(range, None));
             match here {
-                0 if !left => guide.wanted.push(Prefix::ROOT),
+                _ if much && guide.rotten.is_empty() => guide.share(there),
+                0 if !left => guide.want(Prefix::ROOT, None),
                 _ => guide.frontier.push_back(Prefix::ROOT),
             }
         }
-        self.send(from, Message::Sync(Sync::Credit { id, blocks: bounds::BLOCK_CREDIT }));
+        credit.into_iter().for_each(|credit| self.send(from, Message::Sync(credit)));
         self.go_on(now, replica, from, id);
     }
 
@@ -364,16 +292,13 @@ impl Gossip {
         parts: &[RangeParts],
     ) {
         let Merges { incoming, leftover, .. } = &mut self.merges;
-        let Some(incoming) = incoming.as_mut().filter(|i| i.link == from && i.id == id) else { return };
-        incoming.deadline = now.mono + MERGE_PATIENCE;
-        let Some(guide) = incoming.guide.as_mut().filter(|guide| guide.answered + 1 == number) else {
-            return;
-        };
-        guide.answered = number;
-        let ranges = guide.asked.pop_front().filter(|ranges| ranges.len() == parts.len());
-        let Some(ranges) = ranges else {
+        let Some(incoming) = incoming.as_mut().filter(|i| i.stream.is(from, id)) else { return };
+        incoming.stream.heard(now);
+        let Some(guide) = &mut incoming.guide else { return };
+        let Some(ranges) = incoming.stream.answered(number) else { return };
+        if ranges.is_empty() || ranges.len() != parts.len() {
             return self.refuse_merge(now, from, id, "the parts are not those asked for");
-        };
+        }
         let left = leftover.as_ref().map(|leftover| leftover.parts(&ranges));
         let left = left.unwrap_or_else(|| vec![Default::default(); ranges.len()]);
         let ours = replica.state().fingerprints_of(&ranges);
@@ -395,7 +320,7 @@ impl Gossip {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
         let loaded = match &mut incoming.context {
             None => Err("a block came before its context".to_string()),
-            Some(_) if index != incoming.blocks => Err("a block is missing".into()),
+            Some(_) if index != incoming.stream.blocks => Err("a block is missing".into()),
             Some(_) if incoming.bytes + block.len() > bounds::STAGED => Err("the state is too large".into()),
             Some(context) => context.load(&block).map_err(|error| error.to_string()),
         };
@@ -406,70 +331,82 @@ impl Gossip {
         incoming.bytes += block.len();
         incoming.logged += block.len();
         incoming.blocks += 1;
+        incoming.stream.blocks += 1;
         // In the log as it comes: a process that is killed begins its next session with it.
         replica.note(Entry::MergeBlock(block));
-        incoming.deadline = now.mono + MERGE_PATIENCE;
-        let outstanding = incoming.granted - incoming.blocks;
-        if outstanding <= bounds::BLOCK_CREDIT / 2 {
-            let blocks = bounds::BLOCK_CREDIT - outstanding;
-            incoming.granted += blocks;
-            self.send(from, Message::Sync(Sync::Credit { id, blocks }));
-        }
+        incoming.stream.heard(now);
+        let credit = incoming.stream.credit();
+        let context = incoming.context.as_ref();
+        let arrived = context.map_or(0, |context| incoming.stream.take_arrived(&context.staged));
+        credit.into_iter().for_each(|credit| self.send(from, Message::Sync(credit)));
         self.counts.blocks_received += 1;
+        if arrived > 0 {
+            self.go_on(now, replica, from, id);
+        }
     }
 
     fn on_end(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64, number: u32, blocks: u32) {
         let Some(incoming) = self.merges.incoming_of(from, id) else { return };
-        let guide = incoming.guide.as_ref();
-        if guide.is_some_and(|guide| guide.ends + 1 != number && !mutant::is(Mutant::FetchesUnnumbered)) {
+        let guided = incoming.guide.is_some();
+        if guided && !incoming.stream.is_next_end(number) && !mutant::is(Mutant::FetchesUnnumbered) {
             return;
         }
-        if incoming.context.is_none() || incoming.blocks != blocks {
+        let Some(context) = incoming.context.as_ref().filter(|_| incoming.stream.blocks == blocks) else {
             return self.refuse_merge(now, from, id, "blocks are missing at the end");
+        };
+        if !guided {
+            return self.commit_merge(now, replica, None);
         }
-        match &mut incoming.guide {
-            None => self.commit_merge(now, replica, None),
-            Some(guide) if guide.fetches == guide.ends => {
-                self.refuse_merge(now, from, id, "it ends what was not asked for");
-            }
-            Some(guide) => {
-                guide.ends += 1;
-                incoming.deadline = now.mono + MERGE_PATIENCE;
-                self.go_on(now, replica, from, id);
-            }
+        let Some(ended) = incoming.stream.ended() else {
+            return self.refuse_merge(now, from, id, "it ends what was not asked for");
+        };
+        incoming.stream.heard(now);
+        // Where a source had sent some, there may be more than the primary holds.
+        let is_mixed = |wanted: &Wanted| wanted.begun && !wanted.has_come(&context.staged);
+        let mixed: Vec<Wanted> = ended.into_iter().filter(is_mixed).collect();
+        if !mixed.is_empty() {
+            self.fetch_anew(replica, mixed);
         }
+        self.go_on(now, replica, from, id);
     }
 
     /// Asks for what is next in a guided session, or ends it: not before what ops
     /// have touched outside of the ranges that were fetched has been fetched too.
-    fn go_on(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
-        let Some(guide) = self.merges.incoming_of(from, id).and_then(|i| i.guide.as_mut()) else { return };
+    pub(super) fn go_on(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
+        if self.merges.incoming_of(from, id).is_none_or(|incoming| incoming.guide.is_none()) {
+            return;
+        }
         let key = replica.state().hash_key;
-        let (mut requests, mut complete) = guide.next(id);
-        let mut ranges = None;
-        if complete {
-            let Some(touched) = replica.touched() else {
-                return self.refuse_merge(now, from, id, "too much was written meanwhile");
-            };
-            let staged = Ranges::new(key, guide.staged.iter().copied());
-            let rotten = Ranges::new(key, guide.rotten.iter().copied());
-            if touched.iter().any(|position| rotten.contains(*position)) {
-                return self.give_up_merge(now, from, id, "what is to be replaced was written to");
-            }
-            if !mutant::is(Mutant::SkippedNotChecked) {
-                let outside = touched.iter().filter(|position| !staged.contains(**position));
-                guide.wanted.extend(outside.map(|position| Prefix::of(*position, KEY_BITS)));
-                guide.wanted.sort_unstable();
-                guide.wanted.dedup();
-            }
-            (requests, complete) = guide.next(id);
-            ranges = Some(staged);
+        self.hand_out();
+        if !self.is_complete() {
+            return;
         }
-        requests.into_iter().for_each(|request| self.send(from, Message::Sync(request)));
-        if complete {
+        let Some(guide) = self.merges.incoming_of(from, id).and_then(|i| i.guide.as_mut()) else { return };
+        let Some(touched) = replica.touched() else {
+            return self.refuse_merge(now, from, id, "too much was written meanwhile");
+        };
+        let staged = Ranges::new(key, guide.staged.iter().copied());
+        let rotten = Ranges::new(key, guide.rotten.iter().copied());
+        if touched.iter().any(|position| rotten.contains(*position)) {
+            return self.give_up_merge(now, from, id, "what is to be replaced was written to");
+        }
+        if !mutant::is(Mutant::SkippedNotChecked) {
+            let outside = touched.iter().filter(|position| !staged.contains(**position));
+            outside.for_each(|position| guide.want(Prefix::of(*position, KEY_BITS), None));
+        }
+        self.hand_out();
+        if self.is_complete() {
             self.send(from, Message::Sync(Sync::Done { id }));
-            self.commit_merge(now, replica, ranges);
+            self.commit_merge(now, replica, Some(staged));
         }
+    }
+
+    /// Whether all has come that a guided session asks for.
+    fn is_complete(&self) -> bool {
+        let Some(Incoming { guide: Some(guide), stream, sources, .. }) = &self.merges.incoming else {
+            return false;
+        };
+        guide.is_complete(stream) && sources.is_empty()
     }
 
     /// Takes over some of what an earlier session has left and this one need not fetch.
@@ -478,7 +415,7 @@ impl Gossip {
         let Some(incoming) = incoming.as_mut() else { return };
         let Some((guide, context)) = incoming.guide.as_mut().zip(incoming.context.as_mut()) else { return };
         let Some(span) = guide.left_over.pop_front() else { return };
-        let (link, id) = (incoming.link, incoming.id);
+        let (link, id) = (incoming.stream.link, incoming.stream.id);
         let (blocks, rest) = leftover.as_ref().map(|left| left.blocks(span)).unwrap_or_default();
         if let Some(rest) = rest {
             guide.left_over.push_front(rest);
@@ -493,7 +430,7 @@ impl Gossip {
             incoming.logged += block.len();
             replica.note(Entry::MergeBlock(block));
         }
-        incoming.deadline = now.mono + MERGE_PATIENCE;
+        incoming.stream.heard(now);
         self.go_on(now, replica, link, id);
     }
 
@@ -511,8 +448,8 @@ impl Gossip {
     fn commit_merge(&mut self, now: Now, replica: &mut Replica, ranges: Option<Ranges>) {
         let mut incoming = self.merges.incoming.take().expect("the caller found it");
         let context = incoming.context.as_mut().expect("the caller checked");
-        let (from, id) = (incoming.link, incoming.id);
-        let (blocks, bytes) = (incoming.blocks, incoming.bytes);
+        let (from, id) = (incoming.stream.link, incoming.stream.id);
+        let (members, blocks, bytes) = (1 + incoming.gave, incoming.blocks, incoming.bytes);
         let rotten = incoming.guide.as_ref().map(|guide| guide.rotten.clone()).unwrap_or_default();
         let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
         self.absorb(replica, from, &context.seen);
@@ -531,7 +468,7 @@ impl Gossip {
         self.counts.repaired += rotten.len() as u64;
         self.receive_ahead(now, replica, from);
         let node = self.links[&from].actor.node.clone();
-        self.out.events.push(Event::Merged { node, blocks, bytes });
+        self.out.events.push(Event::Merged { node, members, blocks, bytes });
         self.plan_push(now, false, Some(from));
     }
 
@@ -569,11 +506,7 @@ impl Gossip {
     }
 
     fn give_up_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
-        if let Some(incoming) = self.merges.incoming.take() {
-            self.merges.break_off(incoming, now);
-        }
-        self.merges.not_before = now.mono + REST;
-        self.counts.merges_aborted += 1;
+        self.break_off(now, REST);
         let text: String = reason.chars().take(64).collect();
         self.send(from, Message::Sync(Sync::Abort { id, reason: text }));
     }
@@ -581,15 +514,28 @@ impl Gossip {
 
 /// Either side, when a session ends before its time.
 impl Gossip {
+    /// Ends the merge under way, keeps what it had come to for the next one, and lets that wait for a while.
+    fn break_off(&mut self, now: Now, rest: u64) {
+        let Some(incoming) = self.merges.incoming.take() else { return };
+        for Source { stream, .. } in incoming.sources {
+            self.send(stream.link, Message::Sync(Sync::Done { id: stream.id }));
+        }
+        let staged = incoming.context.and_then(|context| Leftover::of(context.staged, now.mono));
+        self.merges.leftover = Leftover::fuller(self.merges.leftover.take(), staged);
+        self.counts.merges_aborted += 1;
+        self.merges.not_before = now.mono + rest;
+    }
+
     /// Gives up sessions whose other side has gone silent.
     pub(super) fn expire_merges(&mut self, now: Now) {
-        if let Some(incoming) = self.merges.incoming.take_if(|i| i.deadline <= now.mono) {
-            let Incoming { id, link, .. } = incoming;
-            self.merges.break_off(incoming, now);
-            self.counts.merges_aborted += 1;
-            self.merges.not_before = now.mono + REST;
+        if let Some((link, id)) = self.merges.late(now) {
+            self.break_off(now, REST);
             self.send(link, Message::Sync(Sync::Abort { id, reason: "no answer in time".into() }));
         }
+        let sources = self.merges.incoming.iter().flat_map(|incoming| &incoming.sources);
+        let late = sources.map(|source| &source.stream).filter(|stream| stream.deadline <= now.mono);
+        let late: Vec<LinkId> = late.map(|stream| stream.link).collect();
+        late.into_iter().for_each(|link| self.end_source(link, Farewell::Abort("no answer in time")));
         self.merges.leftover.take_if(|leftover| leftover.until <= now.mono);
         let late = self.merges.outgoing.extract_if(.., |_, outgoing| outgoing.deadline <= now.mono);
         for (link, Outgoing { id, snapshot, .. }) in late.collect::<Vec<_>>() {
@@ -599,21 +545,18 @@ impl Gossip {
     }
 
     pub(super) fn merge_link_down(&mut self, now: Now, link: LinkId) {
-        if let Some(incoming) = self.merges.incoming.take_if(|incoming| incoming.link == link) {
-            self.merges.break_off(incoming, now);
-            self.counts.merges_aborted += 1;
-            self.merges.not_before = now.mono;
+        if self.merges.incoming.as_ref().is_some_and(|incoming| incoming.stream.link == link) {
+            self.break_off(now, 0);
         }
+        self.end_source(link, Farewell::None);
         if let Some(outgoing) = self.merges.outgoing.remove(&link) {
             self.merges.ended.push(outgoing.snapshot);
         }
     }
 
     fn on_abort(&mut self, now: Now, replica: &mut Replica, from: LinkId, id: u64) {
-        if let Some(incoming) = self.merges.incoming.take_if(|i| i.link == from && i.id == id) {
-            self.merges.break_off(incoming, now);
-            self.counts.merges_aborted += 1;
-            self.merges.not_before = now.mono + REST;
+        if self.merges.incoming_of(from, id).is_some() {
+            self.break_off(now, REST);
         }
         if self.merges.outgoing_of(from, id).is_some()
             && let Some(outgoing) = self.merges.outgoing.remove(&from)

@@ -54,6 +54,8 @@ pub struct ReplicaFacts {
     pub log_bytes: u64,
     /// Writes that linked peers are known to have and this node lacks.
     pub lag: u64,
+    /// Members that the context merge under way streams from.
+    pub merge_members: u64,
     /// Keys that the context merge under way has brought, and how many it is to bring where that is known.
     pub merge_keys: (u64, u64),
 }

@@ -282,8 +282,8 @@ impl Node {
                 tracing::warn!(%actor, "a peer knows writes of the last incarnation that this process does not: going on under a new one");
             }
             Event::NoIncarnation(reason) => self.lock().stop(reason),
-            Event::Merged { node, blocks, bytes } => {
-                tracing::info!(from = %node, blocks, bytes, "context merge");
+            Event::Merged { node, members, blocks, bytes } => {
+                tracing::info!(from = %node, members, blocks, bytes, "context merge");
             }
             Event::Diverged { node } => {
                 tracing::error!(%node, "has seen the same writes and holds something else: memory or a disk has rotted on one of us, or there is a bug");

@@ -324,14 +324,15 @@ impl Node {
 
 /// How far a context merge has come, in words.
 fn catching_up(progress: &MergeProgress, now: u64) -> String {
-    let MergeProgress { keys, bytes, began, .. } = *progress;
+    let MergeProgress { keys, bytes, began, members, .. } = *progress;
+    let from = if members > 1 { format!(" from {members} members") } else { String::new() };
     let Some(of) = progress.of else {
-        return format!("catching up: {keys} keys, {bytes} bytes so far");
+        return format!("catching up{from}: {keys} keys, {bytes} bytes so far");
     };
     let seconds = now.saturating_sub(began) / 1_000_000;
     let left = (keys > 0).then(|| seconds * of.saturating_sub(keys) / keys);
     let left = left.map_or_else(String::new, |left| format!(", about {left} s left"));
-    format!("catching up: {keys} of {of} keys, {bytes} bytes so far{left}")
+    format!("catching up{from}: {keys} of {of} keys, {bytes} bytes so far{left}")
 }
 
 impl Operator for Desk {
@@ -445,6 +446,7 @@ impl Operator for Desk {
                 seen_entries: state.seen_entries().len() as u64,
                 log_bytes: replica.log().bytes() as u64,
                 lag: gossip.lag(replica),
+                merge_members: gossip.merge_progress().map_or(0, |progress| progress.members as u64),
                 merge_keys: gossip.merge_progress().map_or((0, 0), |p| (p.keys, p.of.unwrap_or(0))),
             },
             members,

@@ -92,6 +92,14 @@ const READ: &[Metric] = metrics! {
         |f, to| to.ways("direction", [
             ("sent", f.gossip.blocks_sent), ("received", f.gossip.blocks_received), ("reused", f.gossip.blocks_reused),
         ]);
+    Counter "tidings_context_merge_source_blocks_total", "Those of the blocks received that came from other members than the one whose snapshot was merged.",
+        |f, to| to.one(f.gossip.blocks_of_sources);
+    Counter "tidings_context_merge_sources_total", "Sessions begun with such members.",
+        |f, to| to.one(f.gossip.sources);
+    Counter "tidings_context_merge_ranges_again_total", "Ranges of keys that were asked for once more in a merge, since the member asked first did not give them.",
+        |f, to| to.one(f.gossip.ranges_again);
+    Gauge "tidings_context_merge_members", "Members that the merge under way streams from, or 0.",
+        |f, to| to.one(f.replica.merge_members);
     Gauge "tidings_context_merge_keys", "Keys in the merge under way: taken in so far, and expected where that is known; else 0.",
         |f, to| to.ways("state", [("taken", f.replica.merge_keys.0), ("expected", f.replica.merge_keys.1)]);
     Counter "tidings_quorum_reads_total", "Quorum reads begun.",

@@ -31,3 +31,4 @@ mod quorum;
 mod redis;
 mod restore;
 mod resume;
+mod sources;

@@ -65,6 +65,11 @@ facts! {
     values_elided, values_elided_onward,
     /// Blocks that merges did not fetch again, since one that broke off had left them.
     blocks_reused,
+    /// Sessions of merges with members that are not the primary, ranges that came from them, and ranges that were
+    /// asked for once more, since who had been asked first did not give them.
+    sources, ranges_of_sources, ranges_again,
+    /// Merges that took place with ranges of several members.
+    shared_merges,
     /// Quorum reads that had an answer, those of them that peers had taught their node something, and
     /// those that had none.
     quorum_reads, quorum_lacking, quorum_failed,

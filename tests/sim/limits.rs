@@ -14,6 +14,7 @@ impl World {
         let (replica, gossip) = (life.engine.replica(), life.engine.gossip());
         let (links, held) = (gossip.links().count(), gossip.held());
         let parked = replica.state().parked().len();
+        let members = gossip.merge_progress().map_or(0, |progress| progress.members);
         let checkpoints = usize::from(life.checkpoint.is_some());
         let rows = [
             ("bytes of ops in memory", replica.log().bytes(), self.plan.log_memory),
@@ -26,6 +27,7 @@ impl World {
             ("questions of operators", held.asked, life.questions.len()),
             ("quorum reads", held.reads, life.reads.len()),
             ("states being sent", held.outgoing, links.min(bounds::SNAPSHOTS - 1)),
+            ("members that a merge streams from", members, (1 + bounds::SOURCES).min(links)),
             ("snapshots", replica.snapshots(), held.outgoing + checkpoints),
             ("members", gossip.members().iter().count(), self.plan.nodes),
         ];

@@ -20,7 +20,10 @@ impl World {
         self.facts.strikes += 1;
         let rng = &mut self.rng.faults;
         let again = rng.random_range(self.plan.fault_gap / 2..self.plan.fault_gap * 3 / 2);
-        let kind = self.plan.faults[rng.random_range(0..self.plan.faults.len())];
+        let mut kind = self.plan.faults[rng.random_range(0..self.plan.faults.len())];
+        if self.plan.gathers && self.plan.faults.contains(&Kind::Blank) && rng.random_ratio(1, 6) {
+            kind = Kind::Blank;
+        }
         let slot = rng.random_range(0..self.processes.len());
         let place = KINDS.iter().position(|k| *k == kind).expect("all kinds are listed");
         self.facts.faults[place] += 1;

@@ -5,7 +5,7 @@ use std::fmt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidings::core::bounds;
-use tidings::engine::{Limits, Settings};
+use tidings::engine::{Limits, Settings, Sharing};
 use tidings::store::{self, Fsync};
 
 /// What can go wrong. A run has a set of these.
@@ -187,6 +187,11 @@ pub struct Plan {
     pub quorums: bool,
     /// How many nodes everybody has as seeds.
     pub seeds: usize,
+    /// When and how several members give one a state. Mostly small enough to happen.
+    pub sharing: Sharing,
+    /// Whether disks are often replaced among many nodes with short logs, so that blank ones join. That is so in
+    /// every fourth seed of the rough profiles.
+    pub gathers: bool,
 }
 
 fn pick<T: Clone>(rng: &mut StdRng, of: &[T]) -> T {
@@ -238,6 +243,8 @@ impl Plan {
             seeds: pick(rng, &[1, 2, 9]),
             orders: pick(rng, &[1, 1, 1, 2, 3]),
             quorums: seed.is_multiple_of(5),
+            sharing: Sharing::default(),
+            gathers: !calm && seed % 4 == 3,
         };
         if calm {
             plan.faults.clear();
@@ -256,6 +263,12 @@ impl Plan {
         if let Some(most) = over.nodes_up_to {
             plan.nodes = 2 + ((share * (most as u64 - 1)) >> 32) as usize;
         }
+        let few = |keys, times, ranges| Sharing { keys, times, ranges };
+        plan.sharing =
+            pick(rng, &[few(1, 0, 1), few(1, 1, 1), few(3, 16, 1), few(6, 0, 4), Sharing::default()]);
+        if plan.gathers {
+            plan.gather(pick(rng, &[4, 4, 5, 6]), pick(rng, &[0, 0, 300]));
+        }
         plan.nodes = over.nodes.unwrap_or(plan.nodes);
         plan.ops = over.ops.unwrap_or(plan.ops);
         plan.span = over.seconds.map_or(plan.span, |seconds| seconds * 1_000_000);
@@ -266,6 +279,17 @@ impl Plan {
             plan.parked = bounds::PARKED;
         }
         plan
+    }
+
+    /// See [`Plan::gathers`].
+    fn gather(&mut self, nodes: usize, log_memory: usize) {
+        (self.nodes, self.log_memory) = (nodes, log_memory);
+        (self.keys, self.hot, self.orders) = (40, false, 1);
+        (self.checkpoint_bytes, self.store.retain_bytes) = (400, 0);
+        (self.store.segment_bytes, self.store.redeliver_bytes) = (512, 0);
+        if !self.faults.contains(&Kind::Blank) {
+            self.faults.push(Kind::Blank);
+        }
     }
 
     /// Whether all that parked removals wait for must be there for others to go on.
@@ -302,7 +326,8 @@ impl fmt::Display for Plan {
         )?;
         write!(
             f,
-            "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds, {} orders",
+            "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds, {} orders, \
+             states of {} keys from several",
             self.keys,
             if self.hot { ", one hot" } else { "" },
             self.elements,
@@ -311,7 +336,8 @@ impl fmt::Display for Plan {
             self.ahead,
             self.skew,
             self.seeds,
-            self.orders
+            self.orders,
+            self.sharing.keys
         )
     }
 }

@@ -210,12 +210,16 @@ impl World {
 
     /// Takes the counts of a life that ends into those of the run.
     pub fn sum_up(&mut self, life: &Life) {
+        let counts = life.engine.gossip().counts();
         self.facts.duplicates += life.engine.replica().counts().duplicate;
-        self.facts.ops_from_disk += life.engine.gossip().counts().ops_from_disk;
-        self.facts.values_elided += life.engine.gossip().counts().values_elided;
-        self.facts.values_elided_onward += life.engine.gossip().counts().values_elided_onward;
-        self.facts.blocks_reused += life.engine.gossip().counts().blocks_reused;
-        self.facts.merges_aborted += life.engine.gossip().counts().merges_aborted;
+        self.facts.ops_from_disk += counts.ops_from_disk;
+        self.facts.values_elided += counts.values_elided;
+        self.facts.values_elided_onward += counts.values_elided_onward;
+        self.facts.blocks_reused += counts.blocks_reused;
+        self.facts.sources += counts.sources;
+        self.facts.ranges_of_sources += counts.ranges_of_sources;
+        self.facts.ranges_again += counts.ranges_again;
+        self.facts.merges_aborted += counts.merges_aborted;
     }
 
     fn begin_life(&mut self, slot: usize, engine: Engine, store: Store) -> Check {
@@ -253,6 +257,7 @@ impl World {
         replica.set_limits(self.plan.limits);
         replica.set_parked_room(Room { removals: self.plan.parked, ..Room::default() });
         life.engine.set_ahead_bound(self.plan.ahead);
+        life.engine.set_sharing(self.plan.sharing);
         self.names.extend(&mut life.places, life.engine.replica().state());
         let seen = self.names.seen(&life.places, life.engine.replica().state());
         life.first_seen = seen.clone();
@@ -476,8 +481,9 @@ impl World {
                     life.engine.stop(reason);
                 }
             }
-            Event::Merged { .. } => {
+            Event::Merged { members, .. } => {
                 self.facts.merges += 1;
+                self.facts.shared_merges += u64::from(members > 1);
                 self.check_node(slot)?;
             }
             Event::Diverged { node } => return self.diverged(slot, &node),
