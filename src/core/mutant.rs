@@ -80,6 +80,14 @@ pub enum Mutant {
     ReadBeforeCovered,
     /// What a peer says in an exchange that began before a quorum read counts for the read.
     ReadOfEarlier,
+    /// What has rotted goes to the disk and to peers as if it were whole.
+    RotPassedOn,
+    /// What an audit finds rotten stays as it is.
+    RotLeft,
+    /// That two have seen the same and differ is counted, and that is all.
+    DifferenceLeft,
+    /// Of two contents of one write each side keeps its own.
+    ContentsKept,
 }
 
 #[cfg(feature = "mutants")]
@@ -104,7 +112,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 35] = [
+        pub const ALL: [Self; 39] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -140,6 +148,10 @@ mod active {
             Self::LeftoverNotCompared,
             Self::ReadBeforeCovered,
             Self::ReadOfEarlier,
+            Self::RotPassedOn,
+            Self::RotLeft,
+            Self::DifferenceLeft,
+            Self::ContentsKept,
         ];
     }
 }

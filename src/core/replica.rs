@@ -9,7 +9,7 @@ use super::block::parked_states;
 use super::bounds;
 use super::cells::Cells;
 use super::clock::Clock;
-use super::fingerprint::{Ranges, Span};
+use super::fingerprint::{Prefix, Ranges, Span};
 use super::journal::Entry;
 use super::members::Cursor;
 use super::mutant::{self, Mutant};
@@ -64,6 +64,8 @@ pub struct Replica {
     closable: Vec<Box<[u8]>>,
     counts: OpCounts,
     pub(super) limits: Limits,
+    /// Ranges that snapshots have found rotten.
+    pub(super) rotten: Vec<Prefix>,
 }
 
 impl Replica {
@@ -91,6 +93,7 @@ impl Replica {
             closable: Vec::new(),
             counts: OpCounts::default(),
             limits: Limits::default(),
+            rotten: Vec::new(),
         })
     }
 

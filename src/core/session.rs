@@ -59,6 +59,8 @@ struct Incoming {
     logged: usize,
     granted: u32,
     guide: Option<Guide>,
+    /// Whether it is because both have seen the same and differ.
+    reconciles: bool,
 }
 
 impl Incoming {
@@ -242,11 +244,22 @@ impl Gossip {
 
     /// Asks a peer for its state. One such session at a time.
     pub(super) fn begin_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId) {
+        self.begin_merge_for(now, replica, from, false);
+    }
+
+    /// [`Gossip::begin_merge`], perhaps because both have seen the same and differ. Says whether it has begun.
+    pub(super) fn begin_merge_for(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        reconciles: bool,
+    ) -> bool {
         if self.merges.incoming.is_some()
             || self.merges.not_before > now.mono
             || !self.links.contains_key(&from)
         {
-            return;
+            return false;
         }
         let id = self.fresh_id();
         let guided = self.is_comparable(replica, from);
@@ -269,8 +282,10 @@ impl Gossip {
             logged: 0,
             granted: 0,
             guide: guided.then_some(guide),
+            reconciles,
         });
         self.send(from, Message::Sync(Sync::Merge { id, guided }));
+        true
     }
 
     pub(super) fn on_session(&mut self, now: Now, replica: &mut Replica, from: LinkId, sync: Sync) {
@@ -513,6 +528,13 @@ impl Gossip {
         let rotten = incoming.guide.as_ref().map(|guide| guide.rotten.clone()).unwrap_or_default();
         let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
         self.absorb(replica, from, &context.seen);
+        let spans = ranges.as_ref().filter(|_| incoming.reconciles).map(|ranges| ranges.spans().to_vec());
+        let unsound = spans.as_ref().map(|spans| replica.state().rotten_within(spans)).unwrap_or_default();
+        if !unsound.is_empty() {
+            self.merges.incoming = Some(incoming);
+            self.repair(unsound);
+            return self.give_up_merge(now, from, id, "what differs has rotted here");
+        }
         if let Err(error) = replica.merge_ranges(&mut context.staged, ranges.as_ref(), replaced.spans()) {
             self.merges.incoming = Some(incoming);
             self.give_up_merge(now, from, id, &error.to_string());
@@ -529,16 +551,19 @@ impl Gossip {
         self.receive_ahead(now, replica, from);
         let node = self.links[&from].actor.node.clone();
         self.out.events.push(Event::Merged { node, blocks, bytes });
+        if let Some(spans) = spans {
+            self.reconciled(now, from, &spans);
+        }
         self.plan_push(now, false, Some(from));
     }
 
     /// Takes note of ranges whose cells have rotted: they are replaced from whatever peer can.
-    pub fn repair(&mut self, ranges: Vec<Prefix>) {
-        for range in ranges {
-            if !self.merges.rotten.contains(&range) {
-                self.counts.rotten += 1;
-                self.merges.rotten.push(range);
-            }
+    pub fn repair(&mut self, mut ranges: Vec<Prefix>) {
+        ranges.retain(|range| !self.merges.rotten.contains(range));
+        if !ranges.is_empty() && !mutant::is(Mutant::RotLeft) {
+            self.counts.rotten += ranges.len() as u64;
+            self.merges.rotten.extend(&ranges);
+            self.out.events.push(Event::Rotten(ranges));
         }
     }
 

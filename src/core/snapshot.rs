@@ -18,9 +18,10 @@ use super::actors::Actors;
 use super::block::{BlockBuilder, parked_states};
 use super::bounds;
 use super::cells::Cells;
-use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Span};
+use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Rows, Span};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
+use super::state::State;
 use super::table::{Named, Table};
 
 /// Names a running snapshot.
@@ -34,7 +35,8 @@ pub enum Step {
     Block(Vec<u8>),
     /// There are no more, of what was asked for.
     Done,
-    /// The snapshot was aborted; what it gave so far belongs to nothing.
+    /// The snapshot was aborted, by a merge or because something of it has rotted; what it gave so far
+    /// belongs to nothing.
     Aborted,
 }
 
@@ -108,13 +110,22 @@ impl Snapshots {
         }
     }
 
-    /// The next block. At most a few buckets' work.
-    fn step(&mut self, id: SnapshotId, cells: &Table<Cells>, actors: &Actors) -> Step {
-        let Some(snapshot) = self.running.get_mut(&id) else { return Step::Aborted };
+    /// The next block. At most a few buckets' work. An error is a bucket that has rotted, and ends the snapshot.
+    fn step(
+        &mut self,
+        id: SnapshotId,
+        cells: &Table<Cells>,
+        actors: &Actors,
+        rows: Rows<'_>,
+    ) -> Result<Step, Prefix> {
+        let Some(snapshot) = self.running.get_mut(&id) else { return Ok(Step::Aborted) };
         while snapshot.ready.is_empty() && !snapshot.spans.is_empty() {
-            snapshot.walk(cells, actors);
+            if let Err(rotten) = snapshot.walk(cells, actors, rows) {
+                self.running.remove(&id);
+                return Err(rotten);
+            }
         }
-        snapshot.ready.pop_front().map_or(Step::Done, Step::Block)
+        Ok(snapshot.ready.pop_front().map_or(Step::Done, Step::Block))
     }
 }
 
@@ -136,19 +147,30 @@ impl Snapshot {
         }
     }
 
-    /// Encodes what comes next: about a block, of a few buckets.
-    fn walk(&mut self, cells: &Table<Cells>, actors: &Actors) {
+    /// Encodes what comes next: about a block, of a few buckets. What leaves memory is what its fingerprints say:
+    /// rot does not get to the disk nor to a peer.
+    fn walk(&mut self, cells: &Table<Cells>, actors: &Actors, rows: Rows<'_>) -> Result<(), Prefix> {
         let mut builder = BlockBuilder::new(actors);
         for _ in 0..STEP_BUCKETS {
             let Some(&Span { start, end }) = self.spans.front() else { break };
             let (bucket, copy) = self.bucket(cells, start);
             let part = Span { start, end: end.min(bucket.end) };
-            match copy {
-                Some(copy) => {
-                    let within = copy.iter().filter(|(position, _)| part.contains(*position));
-                    within.for_each(|(_, cells)| builder.push(cells));
+            let mut sound = true;
+            let mut push = |position: u64, cells: &Cells| {
+                if part.contains(position) {
+                    sound &= is_sound(rows, position, cells);
+                    builder.push(cells);
+                } else {
+                    // A key that has changed hashes to another place.
+                    sound &= bucket.contains(position);
                 }
-                None => cells.within(part).for_each(|(_, cells)| builder.push(cells)),
+            };
+            match copy {
+                Some(copy) => copy.iter().for_each(|(position, cells)| push(*position, cells)),
+                None => cells.bucket(start).for_each(|(position, cells)| push(position, cells)),
+            }
+            if !sound && !mutant::is(Mutant::RotPassedOn) {
+                return Err(cells.prefix(start));
             }
             if part.end == end {
                 self.spans.pop_front();
@@ -164,6 +186,7 @@ impl Snapshot {
             }
         }
         self.ready.extend(builder.finish());
+        Ok(())
     }
 
     /// The fingerprints of the sixteen parts of a range, as they were.
@@ -193,6 +216,10 @@ impl Snapshot {
             None => cells.within(within).map(|(_, cells)| cells.fingerprint()).sum(),
         }
     }
+}
+
+fn is_sound(rows: Rows<'_>, position: u64, cells: &Cells) -> bool {
+    rows.cells(position, cells) == cells.fingerprint()
 }
 
 /// Sums the items of a range by its sixteen parts.
@@ -240,9 +267,18 @@ impl Replica {
         self.state.snapshots.running()
     }
 
+    /// Ranges that snapshots have come upon and that have rotted.
+    pub(crate) fn take_rotten(&mut self) -> Vec<Prefix> {
+        std::mem::take(&mut self.rotten)
+    }
+
     /// The next block of a snapshot.
     pub fn step_snapshot(&mut self, id: SnapshotId) -> Step {
-        self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
+        let State { snapshots, cells, actors, hash_key, tags, .. } = &mut self.state;
+        snapshots.step(id, cells, actors, Rows { key: *hash_key, tags }).unwrap_or_else(|rotten| {
+            self.rotten.push(rotten);
+            Step::Aborted
+        })
     }
 
     /// The fingerprints of the sixteen parts of a range, as they were when a guided

@@ -288,6 +288,20 @@ impl Node {
             Event::Diverged { node } => {
                 tracing::error!(%node, "has seen the same writes and holds something else: memory or a disk has rotted on one of us, or there is a bug");
             }
+            Event::Reconciled { node, ranges, first } => {
+                let first: Vec<String> = first.iter().map(|span| format!("{span:x?}")).collect();
+                tracing::error!(%node, ranges, ?first, "what differed, in these ranges of keys, has been merged with what it holds: a write that only one of the two held is gone");
+            }
+            Event::NotReconciled { node } => {
+                tracing::error!(%node, "still holds something else after several merges of what differs: giving up for ten minutes; restart one of the two, and report it");
+            }
+            Event::Rotten(ranges) => {
+                let ranges: Vec<String> = ranges.iter().map(|range| format!("{:x?}", range.span())).collect();
+                tracing::error!(
+                    ?ranges,
+                    "memory has rotted: these ranges of keys are replaced from a peer as soon as one has all of them"
+                );
+            }
             Event::Misbehaved { link, reason } => {
                 tracing::warn!(?link, reason, "a peer sent what it must not; closing the link");
                 self.with_transport(|transport| transport.close(link, &reason));

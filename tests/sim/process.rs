@@ -453,7 +453,7 @@ impl World {
 
     pub fn on_event(&mut self, slot: usize, event: Event) -> Check {
         self.say(|| format!("{}: {event:?}", self.called(slot)));
-        match event {
+        match event.clone() {
             Event::MemberKnown(member) => {
                 if let Some(life) = &mut self.processes[slot].life {
                     life.sought.extend(member.addresses);
@@ -480,6 +480,9 @@ impl World {
             }
             Event::Diverged { node } => return self.diverged(slot, &node),
             Event::Misbehaved { link, reason } => return self.offended(slot, link, &reason),
+            Event::Reconciled { .. } | Event::NotReconciled { .. } | Event::Rotten(_) => {
+                return Err(format!("{} mends what is whole: {event:?}", self.called(slot)));
+            }
         }
         Ok(())
     }
