@@ -62,6 +62,12 @@ pub enum Input {
         /// The message.
         message: Message,
     },
+    /// Something large is arriving over this link and is not whole yet. Told of about once a second, and not where it only
+    /// trickles.
+    Receiving {
+        /// From whom.
+        link: LinkId,
+    },
     /// The deadline has come.
     Tick,
     /// Ops have been read from the log on disk; none if it does not have them any more, or cannot be read.
@@ -231,6 +237,7 @@ impl Engine {
             Input::Dropped { link } => gossip.on_dropped(link),
             Input::Message { link, message } => self.on_message(now, link, message),
             Input::FromLog { link, id, runs } => gossip.on_read(replica, link, id, runs),
+            Input::Receiving { link } => gossip.receiving(now, link),
             Input::Tick => gossip.on_tick(now, replica),
             Input::Push { link } => gossip.push_now(now, link),
             Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),

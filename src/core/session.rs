@@ -29,7 +29,7 @@ use super::replica::Replica;
 use super::snapshot::SnapshotId;
 use super::state::{ApplyError, State};
 
-/// How long a context merge may be silent before it is given up; microseconds.
+/// How long nothing of a context merge may arrive before it is given up; microseconds.
 const MERGE_PATIENCE: u64 = 15_000_000;
 
 /// How long to wait after a session that failed; microseconds.
@@ -58,6 +58,8 @@ struct Incoming {
     /// Bytes of blocks that the log has of it.
     logged: usize,
     granted: u32,
+    /// When the sender was last told that what it sends is still arriving; monotonic microseconds.
+    waited: u64,
     guide: Option<Guide>,
     /// Whether it is because both have seen the same and differ.
     reconciles: bool,
@@ -281,6 +283,7 @@ impl Gossip {
             bytes: 0,
             logged: 0,
             granted: 0,
+            waited: now.mono,
             guide: guided.then_some(guide),
             reconciles,
         });
@@ -484,6 +487,20 @@ impl Gossip {
         }
     }
 
+    /// Bytes of something large arrive over a link. While they do, the session that waits for them goes on, and
+    /// its sender is told that it does.
+    pub(crate) fn receiving(&mut self, now: Now, link: LinkId) {
+        let Some(incoming) = self.merges.incoming.as_mut().filter(|incoming| incoming.link == link) else {
+            return;
+        };
+        incoming.deadline = now.mono + MERGE_PATIENCE;
+        if incoming.waited + MERGE_PATIENCE <= now.mono && incoming.context.is_some() {
+            incoming.waited = now.mono;
+            let id = incoming.id;
+            self.send(link, Message::Sync(Sync::Credit { id, blocks: 0 }));
+        }
+    }
+
     /// Takes over some of what an earlier session has left and this one need not fetch.
     pub(super) fn take_left_over(&mut self, now: Now, replica: &mut Replica) {
         let Merges { incoming, leftover, .. } = &mut self.merges;
@@ -574,6 +591,17 @@ impl Gossip {
 
     /// Asks a peer that orders its cells alike for what has rotted here.
     pub(super) fn repair_due(&mut self, now: Now, replica: &mut Replica) {
+        if self.merges.rotten.is_empty()
+            || self.merges.incoming.is_some()
+            || self.merges.not_before > now.mono
+        {
+            return;
+        }
+        // What has rotted may have been deleted since.
+        let is_rotten = |range: &Prefix| !replica.state().rotten_within(&[range.span()]).is_empty();
+        let before = self.merges.rotten.len();
+        self.merges.rotten.retain(is_rotten);
+        self.counts.repaired += (before - self.merges.rotten.len()) as u64;
         if self.merges.rotten.is_empty() {
             return;
         }

@@ -371,6 +371,11 @@ impl Node {
         self.handle(Input::Writable { link });
     }
 
+    /// Something large is arriving over a link and is not whole yet.
+    pub fn receiving(&self, link: LinkId) {
+        self.handle(Input::Receiving { link });
+    }
+
     /// A message arrived. Answers whether it brought something that was lacking here.
     pub fn message(&self, link: LinkId, message: Message) -> bool {
         let brought = {

@@ -86,7 +86,7 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.store.audits);
     Counter "tidings_rotten_total", "What audits found rotten, by place: memory (ranges of keys) or disk (files).",
         |f, to| to.ways("place", [("memory", f.gossip.rotten), ("disk", f.store.damaged)]);
-    Counter "tidings_repaired_ranges_total", "Ranges of keys in rotten memory that were replaced from a peer.",
+    Counter "tidings_repaired_ranges_total", "Ranges of keys in rotten memory that were replaced from a peer, or have become whole by deletes.",
         |f, to| to.one(f.gossip.repaired);
     Counter "tidings_context_merges_total", "Merges of states, by result: committed or aborted.",
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);
