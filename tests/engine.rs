@@ -206,6 +206,50 @@ fn a_second_context_ends_the_merge() {
     assert_eq!(a.gossip().counts().merges, 0);
 }
 
+/// A block may take minutes on a link of 10 kB/s: while it comes the session goes on, and its sender is told.
+#[test]
+fn a_merge_goes_on_while_a_block_arrives() {
+    let mut a = engine("a");
+    let id = asks_for_a_merge(&mut a);
+    msg(&mut a, 1, Message::Sync(Sync::Context { id, seen: five_of_b(), parked: vec![], keys: 1 }));
+    a.take_effects(now(2));
+    let mut told = 0;
+    for second in 3..100 {
+        a.handle(now(second), Input::Receiving { link: LinkId(1) });
+        a.handle(now(second), Input::Tick);
+        let sends = a.take_effects(now(second)).sends;
+        told +=
+            sends.iter().filter(|(_, m)| matches!(m, Message::Sync(Sync::Credit { blocks: 0, .. }))).count();
+    }
+    assert_eq!(a.gossip().counts().merges_aborted, 0);
+    assert!((5..=7).contains(&told), "its sender waits for a minute: {told}");
+    // Something on another link is not of it.
+    for second in 100..130 {
+        a.handle(now(second), Input::Receiving { link: LinkId(2) });
+        a.handle(now(second), Input::Tick);
+        a.take_effects(now(second));
+    }
+    assert_eq!(a.gossip().counts().merges_aborted, 1);
+}
+
+/// The sender waits for as long as it is told that what it sends arrives.
+#[test]
+fn a_sender_waits_for_whom_it_reaches_slowly() {
+    let mut a = engine("a");
+    up(&mut a, 1, "b");
+    msg(&mut a, 1, Message::Sync(Sync::Merge { id: 77, guided: false }));
+    for second in (2..400).step_by(20) {
+        let credit = Message::Sync(Sync::Credit { id: 77, blocks: 0 });
+        a.handle(now(second), Input::Message { link: LinkId(1), message: credit });
+        a.handle(now(second), Input::Tick);
+        a.take_effects(now(second));
+    }
+    assert_eq!(a.replica().snapshots(), 1);
+    a.handle(now(500), Input::Tick);
+    a.take_effects(now(500));
+    assert_eq!(a.replica().snapshots(), 0);
+}
+
 /// A merge that does not fit here is given up, and the peer is not to blame.
 #[test]
 fn a_merge_without_room_is_nobodys_offence() {

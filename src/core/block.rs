@@ -225,11 +225,11 @@ impl Places {
 }
 
 /// How many keys are looked at before the first of them is packed.
-const AHEAD: usize = 32;
+pub(super) const AHEAD: usize = 32;
 
 /// Has the processor fetch what it is to copy: keys and values lie all over the memory, and waiting for one after
 /// another took more than half of a sender's time. Loads that do not hang on one another are waited for at once.
-fn fetch(keys: &[&Cells]) {
+pub(super) fn fetch(keys: &[&Cells]) {
     let ends = |bytes: &[u8]| bytes.first().zip(bytes.last()).map_or(0, |(first, last)| first ^ last);
     let touch = |cells: &&Cells| {
         let version = cells.register().versions().first();

@@ -96,7 +96,6 @@ impl Cells {
     }
 
     /// Flips a bit of a value: see `State::rot`.
-    #[cfg(any(test, feature = "mutants"))]
     pub(super) fn rot(&mut self) -> bool {
         self.register.rot()
     }

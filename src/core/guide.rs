@@ -55,6 +55,8 @@ pub(super) struct Stream {
     pub(super) id: u64,
     pub(super) link: LinkId,
     pub(super) deadline: u64,
+    /// When the sender was last told that what it sends is still arriving; monotonic microseconds.
+    waited: u64,
     /// Blocks that have come over it, and how many may.
     pub(super) blocks: u32,
     granted: u32,
@@ -75,6 +77,7 @@ impl Stream {
             id,
             link,
             deadline: now.mono + PATIENCE,
+            waited: now.mono,
             blocks: 0,
             granted: 0,
             asked: VecDeque::new(),
@@ -93,6 +96,16 @@ impl Stream {
     /// The other side has shown that it is there.
     pub(super) fn heard(&mut self, now: Now) {
         self.deadline = now.mono + PATIENCE;
+    }
+
+    /// What it sends is arriving. Says so to the other side, now and then.
+    pub(super) fn still_comes(&mut self, now: Now) -> Option<Sync> {
+        self.heard(now);
+        if self.waited + PATIENCE > now.mono {
+            return None;
+        }
+        self.waited = now.mono;
+        Some(Sync::Credit { id: self.id, blocks: 0 })
     }
 
     /// Leave for more blocks, if it is time to give it.

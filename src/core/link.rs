@@ -9,6 +9,7 @@ use tidings_proto::{Actor, Hello, KeyState, Message, Name, SeenEntries};
 
 use super::actors::ActorIx;
 use super::bounds;
+use super::fingerprint::{Prefix, Span};
 use super::members::{Cursor, Members};
 use super::pull::Wants;
 use super::quorum::{NoQuorum, Reads};
@@ -86,6 +87,8 @@ pub struct Link {
     pub(super) flight: Option<super::pull::Flight>,
     /// How long answers to requests take, smoothed; microseconds.
     pub(super) answer_time: u64,
+    /// That the peer has seen the same and holds something else, if it does.
+    pub(super) difference: Option<super::reconcile::Difference>,
     /// A hash under the key by which the peer orders its cells.
     pub(super) order: u64,
     /// The peer's wall clock minus ours at the handshake; milliseconds.
@@ -198,6 +201,22 @@ pub enum Event {
         /// The peer.
         node: Name,
     },
+    /// What differed has been merged with what that peer holds.
+    Reconciled {
+        /// The peer.
+        node: Name,
+        /// How many ranges of positions were merged.
+        ranges: usize,
+        /// The first of them.
+        first: Vec<Span>,
+    },
+    /// That peer still holds something else after several merges of what differs.
+    NotReconciled {
+        /// The peer.
+        node: Name,
+    },
+    /// Ranges of cells in memory are not what their fingerprints say: they are replaced from a peer.
+    Rotten(Vec<Prefix>),
     /// A peer sent what it must not; the link should be closed.
     Misbehaved {
         /// The link.
@@ -230,6 +249,10 @@ pub struct GossipCounts {
     pub syncs_equal: u64,
     /// Times that a peer had seen the same and held something else: rot, or a bug.
     pub diverged: u64,
+    /// Merges of what differed then, and times that several of them in a row did not help.
+    pub reconciled: u64,
+    /// See `reconciled`.
+    pub not_reconciled: u64,
     /// Ranges of cells found rotten by audits, and those of them that have been replaced.
     pub rotten: u64,
     /// See `rotten`.
@@ -280,7 +303,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 33] {
+    pub fn figures(&self) -> [(&'static str, u64); 35] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -292,6 +315,8 @@ impl GossipCounts {
             ("syncs_answered", self.syncs_answered),
             ("syncs_equal", self.syncs_equal),
             ("diverged", self.diverged),
+            ("reconciled", self.reconciled),
+            ("not_reconciled", self.not_reconciled),
             ("rotten", self.rotten),
             ("repaired", self.repaired),
             ("quorum_reads", self.quorum_reads),
@@ -476,6 +501,7 @@ impl Gossip {
             syn: None,
             flight: None,
             answer_time: 100_000,
+            difference: None,
             order: hello.order,
             clock_offset: hello.clock.min(1 << 62) as i64 - now.wall.min(1 << 62) as i64,
             since: now.mono,
@@ -601,6 +627,7 @@ impl Gossip {
         }
         self.pull_due(now, replica);
         self.repair_due(now, replica);
+        self.reconcile_due(now, replica);
         self.push_due(now, replica);
     }
 

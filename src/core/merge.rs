@@ -270,7 +270,14 @@ impl Join {
         });
         for version in versions {
             let dot = self.translate(version.dot);
-            if take(dot, None) {
+            let here = ours.cells().register().versions().iter().find(|v| v.dot == dot);
+            // One write with two contents: one of them has rotted. Both sides keep the greater.
+            let wins = here.is_some_and(|here| (here.stamp, &here.value) < (version.stamp, &version.value))
+                && !mutant::is(Mutant::ContentsKept);
+            if wins {
+                ours.remove_version(dot);
+            }
+            if wins || take(dot, None) {
                 ours.insert_version(Version { dot, ..version.clone() });
             }
         }

@@ -23,6 +23,7 @@
 //! * [`quorum`]: reads that reflect what several nodes have
 //! * [`session`]: context merges, where no log reaches: the receiver; `guide`: what it asks for; [`sources`]: of
 //!   whom else; `outgoing`: the sender; `leftover`: what one that broke off has left
+//! * [`audit`]: whether memory still is what it was; `reconcile`: two that have seen the same and differ
 
 #![warn(missing_docs)]
 
@@ -49,6 +50,7 @@ pub mod parked;
 pub mod pull;
 pub mod push;
 pub mod quorum;
+pub(crate) mod reconcile;
 pub mod register;
 pub mod replica;
 pub mod session;

@@ -88,6 +88,14 @@ pub enum Mutant {
     ElidedAlone,
     /// Ops without their values are read from the log, for others, without what superseded them.
     BundlesCut,
+    /// What has rotted goes to the disk and to peers as if it were whole.
+    RotPassedOn,
+    /// What an audit finds rotten stays as it is.
+    RotLeft,
+    /// That two have seen the same and differ is counted, and that is all.
+    DifferenceLeft,
+    /// Of two contents of one write each side keeps its own.
+    ContentsKept,
 }
 
 #[cfg(feature = "mutants")]
@@ -112,7 +120,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 39] = [
+        pub const ALL: [Self; 43] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -152,6 +160,10 @@ mod active {
             Self::ElidedFreely,
             Self::ElidedAlone,
             Self::BundlesCut,
+            Self::RotPassedOn,
+            Self::RotLeft,
+            Self::DifferenceLeft,
+            Self::ContentsKept,
         ];
     }
 }

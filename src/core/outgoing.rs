@@ -35,7 +35,8 @@ impl Gossip {
             replica.end_snapshot(old.snapshot);
         }
         // What has rotted is not passed on.
-        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS && self.merges.rotten.is_empty();
+        let room = self.merges.outgoing.len() + 1 < bounds::SNAPSHOTS
+            && (self.merges.rotten.is_empty() || mutant::is(Mutant::RotPassedOn));
         let begun = room
             .then(|| if guided { replica.begin_guided_snapshot() } else { replica.begin_snapshot() })
             .flatten();
@@ -133,12 +134,18 @@ impl Gossip {
         sends.into_iter().for_each(|sync| self.send(from, Message::Sync(sync)));
     }
 
-    /// A merge here has taken the ground from under a snapshot.
+    /// A merge here has taken the ground from under a snapshot, or what was asked for has rotted.
     fn overtaken(&mut self, replica: &mut Replica, from: LinkId) {
         if let Some(outgoing) = self.merges.outgoing.remove(&from) {
             replica.end_snapshot(outgoing.snapshot);
-            let reason = "the snapshot was overtaken by a merge".into();
-            self.send(from, Message::Sync(Sync::Abort { id: outgoing.id, reason }));
+            let rotten = replica.take_rotten();
+            let reason = if rotten.is_empty() {
+                "the snapshot was overtaken by a merge"
+            } else {
+                "it has rotted here"
+            };
+            self.repair(rotten);
+            self.send(from, Message::Sync(Sync::Abort { id: outgoing.id, reason: reason.into() }));
         }
     }
 

@@ -55,7 +55,6 @@ impl Register {
     }
 
     /// Flips a bit of the first value: see `State::rot`.
-    #[cfg(any(test, feature = "mutants"))]
     pub(super) fn rot(&mut self) -> bool {
         self.0.first_mut().and_then(|version| version.value.first_mut()).map(|byte| *byte ^= 1).is_some()
     }

@@ -10,7 +10,7 @@ use super::block::parked_states;
 use super::bounds;
 use super::cells::Cells;
 use super::clock::Clock;
-use super::fingerprint::{Ranges, Span};
+use super::fingerprint::{Prefix, Ranges, Span};
 use super::journal::Entry;
 use super::members::Cursor;
 use super::mutant::{self, Mutant};
@@ -65,6 +65,8 @@ pub struct Replica {
     closable: Vec<Box<[u8]>>,
     counts: OpCounts,
     pub(super) limits: Limits,
+    /// Ranges that snapshots have found rotten.
+    pub(super) rotten: Vec<Prefix>,
 }
 
 impl Replica {
@@ -92,6 +94,7 @@ impl Replica {
             closable: Vec::new(),
             counts: OpCounts::default(),
             limits: Limits::default(),
+            rotten: Vec::new(),
         })
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Incoming {
     pub(super) gave: usize,
     /// Whether something may have to be asked for that no message asks for.
     pub(super) stirred: bool,
+    /// Whether it is because both have seen the same and differ.
+    pub(super) reconciles: bool,
 }
 
 impl Incoming {
@@ -168,11 +170,22 @@ impl Gossip {
 
     /// Asks a peer for its state. One such session at a time.
     pub(super) fn begin_merge(&mut self, now: Now, replica: &mut Replica, from: LinkId) {
+        self.begin_merge_for(now, replica, from, false);
+    }
+
+    /// [`Gossip::begin_merge`], perhaps because both have seen the same and differ. Says whether it has begun.
+    pub(super) fn begin_merge_for(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        from: LinkId,
+        reconciles: bool,
+    ) -> bool {
         if self.merges.incoming.is_some()
             || self.merges.not_before > now.mono
             || !self.links.contains_key(&from)
         {
-            return;
+            return false;
         }
         let id = self.fresh_id();
         let guided = self.is_comparable(replica, from);
@@ -192,8 +205,10 @@ impl Gossip {
             tried: BTreeSet::from([from]),
             gave: 0,
             stirred: false,
+            reconciles,
         });
         self.send(from, Message::Sync(Sync::Merge { id, guided }));
+        true
     }
 
     pub(super) fn on_session(&mut self, now: Now, replica: &mut Replica, from: LinkId, mut sync: Sync) {
@@ -409,6 +424,20 @@ impl Gossip {
         guide.is_complete(stream) && sources.is_empty()
     }
 
+    /// Bytes of something large arrive over a link. While they do, the session that waits for them goes on, and
+    /// its sender is told that it does.
+    pub(crate) fn receiving(&mut self, now: Now, link: LinkId) {
+        let Some(incoming) = self.merges.incoming.as_mut().filter(|incoming| incoming.context.is_some())
+        else {
+            return;
+        };
+        let others = incoming.sources.iter_mut().map(|source| &mut source.stream);
+        let mut streams = std::iter::once(&mut incoming.stream).chain(others);
+        if let Some(credit) = streams.find(|stream| stream.link == link).and_then(|s| s.still_comes(now)) {
+            self.send(link, Message::Sync(credit));
+        }
+    }
+
     /// Takes over some of what an earlier session has left and this one need not fetch.
     pub(super) fn take_left_over(&mut self, now: Now, replica: &mut Replica) {
         let Merges { incoming, leftover, .. } = &mut self.merges;
@@ -453,6 +482,13 @@ impl Gossip {
         let rotten = incoming.guide.as_ref().map(|guide| guide.rotten.clone()).unwrap_or_default();
         let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
         self.absorb(replica, from, &context.seen);
+        let spans = ranges.as_ref().filter(|_| incoming.reconciles).map(|ranges| ranges.spans().to_vec());
+        let unsound = spans.as_ref().map(|spans| replica.state().rotten_within(spans)).unwrap_or_default();
+        if !unsound.is_empty() {
+            self.merges.incoming = Some(incoming);
+            self.repair(unsound);
+            return self.give_up_merge(now, from, id, "what differs has rotted here");
+        }
         if let Err(error) = replica.merge_ranges(&mut context.staged, ranges.as_ref(), replaced.spans()) {
             self.merges.incoming = Some(incoming);
             self.give_up_merge(now, from, id, &error.to_string());
@@ -469,16 +505,19 @@ impl Gossip {
         self.receive_ahead(now, replica, from);
         let node = self.links[&from].actor.node.clone();
         self.out.events.push(Event::Merged { node, members, blocks, bytes });
+        if let Some(spans) = spans {
+            self.reconciled(now, from, &spans);
+        }
         self.plan_push(now, false, Some(from));
     }
 
     /// Takes note of ranges whose cells have rotted: they are replaced from whatever peer can.
-    pub fn repair(&mut self, ranges: Vec<Prefix>) {
-        for range in ranges {
-            if !self.merges.rotten.contains(&range) {
-                self.counts.rotten += 1;
-                self.merges.rotten.push(range);
-            }
+    pub fn repair(&mut self, mut ranges: Vec<Prefix>) {
+        ranges.retain(|range| !self.merges.rotten.contains(range));
+        if !ranges.is_empty() && !mutant::is(Mutant::RotLeft) {
+            self.counts.rotten += ranges.len() as u64;
+            self.merges.rotten.extend(&ranges);
+            self.out.events.push(Event::Rotten(ranges));
         }
     }
 
@@ -489,6 +528,17 @@ impl Gossip {
 
     /// Asks a peer that orders its cells alike for what has rotted here.
     pub(super) fn repair_due(&mut self, now: Now, replica: &mut Replica) {
+        if self.merges.rotten.is_empty()
+            || self.merges.incoming.is_some()
+            || self.merges.not_before > now.mono
+        {
+            return;
+        }
+        // What has rotted may have been deleted since.
+        let is_rotten = |range: &Prefix| !replica.state().rotten_within(&[range.span()]).is_empty();
+        let before = self.merges.rotten.len();
+        self.merges.rotten.retain(is_rotten);
+        self.counts.repaired += (before - self.merges.rotten.len()) as u64;
         if self.merges.rotten.is_empty() {
             return;
         }

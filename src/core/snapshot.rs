@@ -15,12 +15,13 @@ use tidings_proto::SeenEntries;
 use tidings_proto::cell::ParkedState;
 
 use super::actors::Actors;
-use super::block::{BlockBuilder, parked_states};
+use super::block::{AHEAD, BlockBuilder, fetch, parked_states};
 use super::bounds;
 use super::cells::Cells;
-use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Span};
+use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Rows, Span};
 use super::mutant::{self, Mutant};
 use super::replica::Replica;
+use super::state::State;
 use super::table::{Lens, Named, Table};
 
 /// Names a running snapshot.
@@ -34,7 +35,8 @@ pub enum Step {
     Block(Vec<u8>),
     /// There are no more, of what was asked for.
     Done,
-    /// The snapshot was aborted; what it gave so far belongs to nothing.
+    /// The snapshot was aborted, by a merge or because something of it has rotted; what it gave so far
+    /// belongs to nothing.
     Aborted,
 }
 
@@ -117,13 +119,22 @@ impl Snapshots {
         }
     }
 
-    /// The next block. At most a few buckets' work.
-    fn step(&mut self, id: SnapshotId, cells: &Table<Cells>, actors: &Actors) -> Step {
-        let Some(snapshot) = self.running.get_mut(&id) else { return Step::Aborted };
+    /// The next block. At most a few buckets' work. An error is a bucket that has rotted, and ends the snapshot.
+    fn step(
+        &mut self,
+        id: SnapshotId,
+        cells: &Table<Cells>,
+        actors: &Actors,
+        rows: Rows<'_>,
+    ) -> Result<Step, Prefix> {
+        let Some(snapshot) = self.running.get_mut(&id) else { return Ok(Step::Aborted) };
         while snapshot.ready.is_empty() && !snapshot.spans.is_empty() {
-            snapshot.walk(cells, actors);
+            if let Err(rotten) = snapshot.walk(cells, actors, rows) {
+                self.running.remove(&id);
+                return Err(rotten);
+            }
         }
-        snapshot.ready.pop_front().map_or(Step::Done, Step::Block)
+        Ok(snapshot.ready.pop_front().map_or(Step::Done, Step::Block))
     }
 }
 
@@ -146,8 +157,8 @@ impl Snapshot {
     }
 
     /// Encodes what comes next: about a block, of a few buckets.
-    fn walk(&mut self, cells: &Table<Cells>, actors: &Actors) {
-        let Gathered { blocks, whole, part } = self.gather(cells, actors);
+    fn walk(&mut self, cells: &Table<Cells>, actors: &Actors, rows: Rows<'_>) -> Result<(), Prefix> {
+        let Gathered { blocks, whole, part } = self.gather(cells, actors, rows)?;
         self.ready.extend(blocks);
         self.spans.drain(..whole);
         if let Some((span, position)) = self.spans.front_mut().zip(part) {
@@ -157,35 +168,55 @@ impl Snapshot {
             let left = self.spans.front().map_or(u64::MAX, |span| span.start);
             self.early.retain(|_, (end, _)| *end >= left);
         }
+        Ok(())
     }
 
-    /// The blocks of the next few buckets.
-    fn gather(&self, cells: &Table<Cells>, actors: &Actors) -> Gathered {
+    /// The blocks of the next few buckets. What leaves memory is what its fingerprints say: rot does not get to the
+    /// disk nor to a peer.
+    fn gather(&self, cells: &Table<Cells>, actors: &Actors, rows: Rows<'_>) -> Result<Gathered, Prefix> {
         let mut builder = BlockBuilder::new(actors);
         let (mut buckets, mut lens) = (0, cells.lens());
         for (whole, span) in self.spans.iter().enumerate() {
             let mut next = Some(span.start);
             while let Some(start) = next.filter(|start| *start <= span.end) {
                 if buckets == STEP_BUCKETS || builder.is_full() {
-                    return Gathered { blocks: builder.finish(), whole, part: Some(start) };
+                    return Ok(Gathered { blocks: builder.finish(), whole, part: Some(start) });
                 }
                 let (bucket, copy) = self.bucket(cells, start);
                 let part = Span { start, end: span.end.min(bucket.end) };
+                // A key that has changed hashes to another place.
+                let mut sound = true;
+                let mut push = |position: u64, cells| {
+                    sound &= bucket.contains(position) && is_sound(rows, position, cells);
+                    builder.push(cells);
+                };
                 match copy {
                     Some(copy) => {
                         let within = copy.iter().filter(|(position, _)| part.contains(*position));
-                        within.for_each(|(_, cells)| builder.push(cells));
+                        within.for_each(|(position, cells)| push(*position, cells));
+                        let mut ends = [copy.first(), copy.last()].into_iter().flatten();
+                        sound &= ends.all(|(position, _)| bucket.contains(*position));
                     }
                     None if part == bucket => {
-                        cells.bucket_unordered(start).for_each(|cells| builder.push(cells));
+                        let items: Vec<&Cells> = cells.bucket_unordered(start).collect();
+                        for some in items.chunks(AHEAD) {
+                            fetch(some);
+                            some.iter().for_each(|item| push(cells.hash(item.key()), item));
+                        }
                     }
-                    None => lens.within(part).iter().for_each(|(_, cells)| builder.push(cells)),
+                    None => {
+                        lens.within(part).iter().for_each(|(position, cells)| push(*position, cells));
+                        sound &= lens.is_sound();
+                    }
+                }
+                if !sound && !mutant::is(Mutant::RotPassedOn) {
+                    return Err(cells.prefix(start));
                 }
                 buckets += 1;
                 next = part.end.checked_add(1);
             }
         }
-        Gathered { blocks: builder.finish(), whole: self.spans.len(), part: None }
+        Ok(Gathered { blocks: builder.finish(), whole: self.spans.len(), part: None })
     }
 
     /// The fingerprints of the sixteen parts of a range, as they were.
@@ -215,6 +246,10 @@ impl Snapshot {
             None => lens.within(within).iter().map(|(_, cells)| cells.fingerprint()).sum(),
         }
     }
+}
+
+fn is_sound(rows: Rows<'_>, position: u64, cells: &Cells) -> bool {
+    rows.cells(position, cells) == cells.fingerprint()
 }
 
 /// Sums the items of a range by its sixteen parts.
@@ -262,9 +297,18 @@ impl Replica {
         self.state.snapshots.running()
     }
 
+    /// Ranges that snapshots have come upon and that have rotted.
+    pub(crate) fn take_rotten(&mut self) -> Vec<Prefix> {
+        std::mem::take(&mut self.rotten)
+    }
+
     /// The next block of a snapshot.
     pub fn step_snapshot(&mut self, id: SnapshotId) -> Step {
-        self.state.snapshots.step(id, &self.state.cells, &self.state.actors)
+        let State { snapshots, cells, actors, hash_key, tags, .. } = &mut self.state;
+        snapshots.step(id, cells, actors, Rows { key: *hash_key, tags }).unwrap_or_else(|rotten| {
+            self.rotten.push(rotten);
+            Step::Aborted
+        })
     }
 
     /// The fingerprints of the sixteen parts of each of some ranges, as they were when a guided

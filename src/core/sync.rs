@@ -9,7 +9,7 @@ use tidings_proto::{Message, Run, SeenDigest, SeenEntries, StateDigest, bounds a
 
 use super::bounds;
 use super::elide::elide;
-use super::link::{Answer, Event, Gossip, LinkId, Now, Token};
+use super::link::{Answer, Gossip, LinkId, Now, Token};
 use super::pull::{GRACE, Source};
 use super::quorum::HASTE;
 use super::replica::Replica;
@@ -99,8 +99,9 @@ impl Gossip {
             self.absorb(replica, from, &ours);
             let other = Some(state_digest(replica.state())).filter(|ours| *ours != state);
             let other = other.filter(|_| self.is_comparable(replica, from));
-            if other.is_some() {
-                self.diverged(from);
+            match other {
+                Some(_) => self.diverged(from),
+                None => self.agreed(from),
             }
             self.send(from, Message::Sync(Sync::Ack { id, entries: None, state: other, runs: Vec::new() }));
             return;
@@ -124,8 +125,9 @@ impl Gossip {
         if digest == Some(ours.digest()) {
             self.absorb(replica, from, &ours);
         }
-        if other_state && self.is_comparable(replica, from) {
-            self.diverged(from);
+        match other_state && self.is_comparable(replica, from) {
+            true => self.diverged(from),
+            false => self.agreed(from),
         }
         self.told(replica, from, id, &[]);
         self.answered(from, id, Answer::Synced { equal: true });
@@ -172,13 +174,6 @@ impl Gossip {
     /// Whether a peer orders and fingerprints its cells as this node does.
     pub(super) fn is_comparable(&self, replica: &Replica, peer: LinkId) -> bool {
         self.links.get(&peer).is_some_and(|link| link.order == replica.state().order())
-    }
-
-    /// Two states differ that have seen the same: memory or disk has rotted, or there is a bug.
-    fn diverged(&mut self, from: LinkId) {
-        self.counts.diverged += 1;
-        let node = self.links[&from].actor.node.clone();
-        self.out.events.push(Event::Diverged { node });
     }
 
     /// Ops that a peer is known to lack, as far as the log and the budget reach.

@@ -94,9 +94,19 @@ impl<'a, T: Named> Lens<'a, T> {
             self.items = self.table.bucket(span.start).collect();
             self.bucket = Some(bucket);
         }
+        // Where a name has rotted its item stands before or after the bucket's.
         let from = self.items.partition_point(|(position, _)| *position < span.start);
         let until = self.items.partition_point(|(position, _)| *position <= span.end);
         &self.items[from..until]
+    }
+}
+
+impl<T: Named> Lens<'_, T> {
+    /// Whether all names in the bucket belong there.
+    pub fn is_sound(&self) -> bool {
+        let ends = [self.items.first(), self.items.last()];
+        let span = self.bucket.map_or(Span::ALL, Prefix::span);
+        ends.into_iter().flatten().all(|(position, _)| span.contains(*position))
     }
 }
 

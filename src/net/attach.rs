@@ -75,6 +75,10 @@ impl Handler for Attached {
         self.node.message(link, message)
     }
 
+    fn receiving(&self, link: LinkId) {
+        self.node.receiving(link);
+    }
+
     fn writable(&self, link: LinkId) {
         self.node.writable(link);
     }

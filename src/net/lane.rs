@@ -1,6 +1,7 @@
 //! One lane of a link in one direction: a bounded queue and its writer, or a reader of frames.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::{
     BULK_QUEUE_BYTES, BULK_QUEUE_FRAMES, COALESCE_BYTES, HELLO_BYTES, NEWS_QUEUE_BYTES, NEWS_QUEUE_FRAMES,
-    WRITE_BYTES,
+    RECEIVING, WRITE_BYTES,
 };
 
 /// An encoded message: encoded once, sent to many. Cheap to clone.
@@ -156,6 +157,25 @@ pub(super) enum LaneError {
     Ended,
 }
 
+/// How a frame that takes long to arrive was last told of.
+#[derive(Debug)]
+struct Arrival {
+    told: Instant,
+    bytes: usize,
+}
+
+impl Arrival {
+    /// Whether it is time to tell again, and enough has come since.
+    fn is_to_be_told(&mut self, now: Instant, bytes: usize) -> bool {
+        let (every, enough) = RECEIVING;
+        let is = now.saturating_duration_since(self.told) >= every && bytes >= self.bytes + enough;
+        if is {
+            *self = Self { told: now, bytes };
+        }
+        is
+    }
+}
+
 /// Cuts a stream into frames. The length is checked before anything is kept for a frame, and what is kept grows with what
 /// has arrived, not with what was announced.
 #[derive(Debug)]
@@ -178,19 +198,26 @@ impl Reader {
     /// The first frame, held to a bound of its own: its sender has not been accepted yet.
     pub(super) async fn hello(&mut self) -> Result<BytesMut, LaneError> {
         self.limit = HELLO_BYTES;
-        let body = self.next().await;
+        let body = self.next(|| {}).await;
         self.limit = limit(self.lane);
         body
     }
 
-    /// The next frame's body. Safe to cancel.
-    pub(super) async fn next(&mut self) -> Result<BytesMut, LaneError> {
+    /// The next frame's body; calls `receiving` now and then while it is on its way. Safe to cancel.
+    pub(super) async fn next(&mut self, receiving: impl Fn()) -> Result<BytesMut, LaneError> {
+        let mut arrival = None;
         loop {
             if let Some(body) = self.buffered()? {
                 return Ok(body);
             }
             match self.stream.read_chunk(WRITE_BYTES, true).await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                Some(chunk) => {
+                    self.buffer.extend_from_slice(&chunk.bytes);
+                    let (now, bytes) = (Instant::now(), self.buffer.len());
+                    if arrival.get_or_insert(Arrival { told: now, bytes: 0 }).is_to_be_told(now, bytes) {
+                        receiving();
+                    }
+                }
                 None => return Err(LaneError::Ended),
             }
         }
@@ -219,6 +246,20 @@ mod tests {
 
     fn frame(size: usize) -> Bytes {
         Bytes::from(vec![7; size])
+    }
+
+    #[test]
+    fn a_frame_that_takes_long_is_told_of_while_it_comes() {
+        let began = Instant::now();
+        let mut arrival = Arrival { told: began, bytes: 0 };
+        let at = |millis: u64| began + std::time::Duration::from_millis(millis);
+        // 10 kB a second, in pieces of 1,200 bytes: once a second or so.
+        let told = (1..500_u64).filter(|n| arrival.is_to_be_told(at(n * 120), *n as usize * 1_200)).count();
+        assert!((50..=60).contains(&told), "{told}");
+        // What only trickles is not.
+        let mut arrival = Arrival { told: began, bytes: 0 };
+        let told = (1..500_u64).filter(|n| arrival.is_to_be_told(at(n * 120), *n as usize)).count();
+        assert_eq!(told, 0);
     }
 
     #[test]

@@ -295,21 +295,27 @@ async fn read_lane(net: Arc<Shared>, link: LinkHandle, mut reader: Reader) -> En
 
 async fn read_messages(net: &Shared, link: &LinkHandle, reader: &mut Reader) -> Ending {
     let mut turn = Duration::ZERO;
+    let lane = reader.lane();
     loop {
-        let body = match reader.next().await {
+        let receiving = || {
+            if lane == Lane::Bulk {
+                net.handler.receiving(link.id());
+            }
+        };
+        let body = match reader.next(receiving).await {
             Ok(body) => body,
             Err(error) => return net.lane_ending(&error),
         };
         let began = thread_time();
         let message = match decode_message(&body) {
-            Ok(message) if message.lane() == reader.lane() => message,
+            Ok(message) if message.lane() == lane => message,
             Ok(message) => {
                 net.stats.malformed.add(1);
                 return Ending::ours(Reason::Malformed, format!("{} on the wrong lane", message.kind()));
             }
             Err(error) => return net.lane_ending(&error.into()),
         };
-        net.stats.received(reader.lane(), message.kind(), PREFIX + body.len());
+        net.stats.received(lane, message.kind(), PREFIX + body.len());
         let brought = net.handler.message(link.id(), message);
         let spent = thread_time().saturating_sub(began);
         if !brought {

@@ -50,6 +50,8 @@ pub const COALESCE_BYTES: usize = 4 << 10;
 pub const HELLO_BYTES: usize = 8 << 10;
 /// Bytes a peer may have under way to us on one lane, and we to it.
 pub const LANE_WINDOW: u32 = 2 << 20;
+/// While a message arrives that takes long, the node is told so this often, if so many bytes more have come.
+pub const RECEIVING: (Duration, usize) = (Duration::from_secs(1), 1 << 10);
 /// For how long the messages of one lane are taken in before other tasks have their turn.
 pub const TURN: Duration = Duration::from_micros(500);
 /// Most handshakes under way, accepted but not yet through HELLO.
@@ -93,6 +95,10 @@ pub trait Handler: Send + Sync + 'static {
     /// that cannot keep up slows down that peer and nobody else. Answers whether it brought something that was lacking;
     /// what did not is charged to the peer.
     fn message(&self, link: LinkId, message: Message) -> bool;
+
+    /// Part of a message of the bulk lane has arrived, and the rest has not: called about once a second while it comes, from
+    /// the task that calls `message` for the lane.
+    fn receiving(&self, link: LinkId);
 
     /// Everything queued on the link's news lane was taken by QUIC: there is room for news.
     fn writable(&self, link: LinkId);

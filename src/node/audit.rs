@@ -72,11 +72,6 @@ impl Node {
         found.rotten = rotten.len();
         self.0.audits.done.fetch_add(1, Ordering::Relaxed);
         if !rotten.is_empty() {
-            let ranges: Vec<String> = rotten.iter().map(|range| format!("{:x?}", range.span())).collect();
-            tracing::error!(
-                ?ranges,
-                "memory has rotted: these ranges of keys are replaced from a peer as soon as one has all of them"
-            );
             self.handle(Input::Repair(rotten));
         }
         found

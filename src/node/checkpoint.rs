@@ -136,7 +136,7 @@ impl Node {
             match step {
                 Step::Block(block) => writer.block(&block).map_err(|error| error.to_string())?,
                 Step::Done => return Ok(writer),
-                Step::Aborted => return Err("a context merge overtook it".into()),
+                Step::Aborted => return Err("a context merge overtook it, or memory has rotted".into()),
             }
         }
     }

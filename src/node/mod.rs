@@ -288,6 +288,20 @@ impl Node {
             Event::Diverged { node } => {
                 tracing::error!(%node, "has seen the same writes and holds something else: memory or a disk has rotted on one of us, or there is a bug");
             }
+            Event::Reconciled { node, ranges, first } => {
+                let first: Vec<String> = first.iter().map(|span| format!("{span:x?}")).collect();
+                tracing::error!(%node, ranges, ?first, "what differed, in these ranges of keys, has been merged with what it holds: a write that only one of the two held is gone");
+            }
+            Event::NotReconciled { node } => {
+                tracing::error!(%node, "still holds something else after several merges of what differs: giving up for ten minutes; restart one of the two, and report it");
+            }
+            Event::Rotten(ranges) => {
+                let ranges: Vec<String> = ranges.iter().map(|range| format!("{:x?}", range.span())).collect();
+                tracing::error!(
+                    ?ranges,
+                    "memory has rotted: these ranges of keys are replaced from a peer as soon as one has all of them"
+                );
+            }
             Event::Misbehaved { link, reason } => {
                 tracing::warn!(?link, reason, "a peer sent what it must not; closing the link");
                 self.with_transport(|transport| transport.close(link, &reason));
@@ -355,6 +369,11 @@ impl Node {
     /// All that was put on a link's news lane has been taken by the transport.
     pub fn writable(&self, link: LinkId) {
         self.handle(Input::Writable { link });
+    }
+
+    /// Something large is arriving over a link and is not whole yet.
+    pub fn receiving(&self, link: LinkId) {
+        self.handle(Input::Receiving { link });
     }
 
     /// A message arrived. Answers whether it brought something that was lacking here.

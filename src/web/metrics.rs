@@ -80,11 +80,13 @@ const READ: &[Metric] = metrics! {
         ]);
     Counter "tidings_divergences_total", "Times that a peer had seen the same writes and held something else: rot, or a bug.",
         |f, to| to.one(f.gossip.diverged);
+    Counter "tidings_reconciliations_total", "Merges with peers that had seen the same and held something else, by result: merged, or given_up (several in a row did not help).",
+        |f, to| to.ways("result", [("merged", f.gossip.reconciled), ("given_up", f.gossip.not_reconciled)]);
     Counter "tidings_audits_total", "Audits of memory.",
         |f, to| to.one(f.store.audits);
     Counter "tidings_rotten_total", "What audits found rotten, by place: memory (ranges of keys) or disk (files).",
         |f, to| to.ways("place", [("memory", f.gossip.rotten), ("disk", f.store.damaged)]);
-    Counter "tidings_repaired_ranges_total", "Ranges of keys in rotten memory that were replaced from a peer.",
+    Counter "tidings_repaired_ranges_total", "Ranges of keys in rotten memory that were replaced from a peer, or have become whole by deletes.",
         |f, to| to.one(f.gossip.repaired);
     Counter "tidings_context_merges_total", "Merges of states, by result: committed or aborted.",
         |f, to| to.ways("result", [("committed", f.gossip.merges), ("aborted", f.gossip.merges_aborted)]);

@@ -56,6 +56,41 @@ fn a_bit_that_flips_in_memory_is_found_and_mended() {
     assert!(a.log().contains("memory has rotted"));
 }
 
+/// Without any audit: the exchange of two that have seen the same finds it, once the key has been written to, and a
+/// checkpoint does when it comes to it.
+#[test]
+fn a_bit_that_flips_in_memory_is_found_before_it_gets_anywhere() {
+    let flags = ["--log-memory", "0", "--audit-interval", "0s", "--anti-entropy-interval", "300ms"];
+    let cluster = Cluster::start(2, &flags);
+    let [a, b] = [&cluster.nodes[0], &cluster.nodes[1]];
+    let archive = format!("file://{}", path(&cluster.dir.path().join("archive")));
+    let value = "a value that stands nowhere else, and is long enough to be found again ".repeat(40);
+    let mut redis = a.redis();
+    for i in 0..50 {
+        assert_eq!(redis.call(&["SET", &format!("key:{i}"), "sound"]), ok());
+    }
+    assert_eq!(redis.call(&["SET", "rotten", &value]), ok());
+    cluster.wait_converged();
+    assert!(flip_in_memory(a.id(), &value.as_bytes()[..64]) > 0);
+    assert_ne!(redis.call(&["GET", "rotten"]), bulk(&value), "the bit has flipped");
+    // The fingerprints of `a` are then of a value that was never there.
+    assert_eq!(b.redis().call(&["SET", "rotten", "newer"]), ok());
+    wait_equal("a range replaced", &1, || a.metric("tidings_repaired_ranges_total"));
+    assert!(a.metric("tidings_divergences_total") > 0);
+    assert_eq!((a.metric("tidings_audits_total"), b.metric("tidings_repaired_ranges_total")), (0, 0));
+    assert_eq!(redis.call(&["GET", "rotten"]), bulk("newer"));
+
+    assert_eq!(redis.call(&["SET", "rotten", &value]), ok());
+    cluster.wait_converged();
+    assert!(flip_in_memory(a.id(), &value.as_bytes()[..64]) > 0);
+    // A backup makes a checkpoint.
+    let Outcome { code, err: why, .. } = a.run(&["backup", "--to", &archive]);
+    assert_eq!(code, Some(1), "{why}");
+    wait_equal("the value as it was", &bulk(&value), || redis.call(&["GET", "rotten"]));
+    a.run(&["backup", "--to", &archive]).done();
+    assert!(a.run(&["audit"]).done().contains("51 keys, sound"));
+}
+
 #[test]
 fn a_bit_that_flips_in_a_checkpoint_is_found_and_superseded() {
     let mut cluster = Cluster::start(2, &["--audit-interval", "0s"]);

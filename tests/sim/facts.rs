@@ -79,6 +79,12 @@ facts! {
     kind_conflicts, version_conflicts, parked, parked_sets,
     /// Looks at a node whose room for parked removals, or for ops ahead of their turn, was used up.
     parked_full, ahead_full,
+    /// Audits of memory, bits of it that flipped and were mended, rot that was told of, and
+    /// restarts where nobody could mend it; cells that were lost or
+    /// changed and no fingerprint told, and merges of what then differed.
+    audits, flips, flips_mended, rot_found, rot_restarted, losses, reconciled,
+    /// Times that a node was told of something large on its way.
+    receiving,
     /// Looks at figures that found counts to be what they should.
     figures,
 }

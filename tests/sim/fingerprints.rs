@@ -8,8 +8,12 @@ use crate::dump::{Dump, differ};
 use crate::world::{Check, World};
 
 impl World {
-    /// A node finds that another has seen the same and holds something else: never, here.
+    /// A node finds that another has seen the same and holds something else: never, but of what has rotted.
     pub fn diverged(&mut self, slot: usize, node: &Name) -> Check {
+        if self.facts.flips + self.facts.losses > 0 {
+            // What else differs is looked for at other moments.
+            return self.check_node(slot);
+        }
         let who = self.called(slot);
         let mine = self.dump(slot)?;
         let mut words = Vec::new();
@@ -39,6 +43,9 @@ impl World {
         let all = self.processes.len();
         let (a, b) = (self.rng.net.random_range(0..all), self.rng.net.random_range(0..all));
         if [a, b].iter().any(|slot| self.processes[*slot].life.is_none()) {
+            return Ok(());
+        }
+        if self.is_rotten(a) || self.is_rotten(b) {
             return Ok(());
         }
         let (left, right) = (self.dump(a)?, self.dump(b)?);

@@ -16,6 +16,7 @@ mod fingerprints;
 mod fleet;
 mod ills;
 mod limits;
+mod memory;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod names;

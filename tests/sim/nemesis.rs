@@ -67,6 +67,8 @@ impl World {
             Kind::Operator => return self.operate(slot),
             Kind::Loss | Kind::Duplicate | Kind::Reorder | Kind::Corrupt => self.ail(kind),
             Kind::Rot => return self.rot(slot),
+            Kind::Flip => self.flip(slot),
+            Kind::Differ => self.differ(slot),
             Kind::SlowDisk => {
                 let long = self.rng.faults.random_range(100_000..6_000_000);
                 self.processes[slot].slow_until = self.now + long;
@@ -133,7 +135,9 @@ impl World {
         let chosen: Vec<u64> = self.conns.keys().copied().filter(|_| rng.random_ratio(1, 2)).collect();
         for id in chosen {
             let until = self.now + self.rng.faults.random_range(5_000..6_000_000);
-            let rate = self.rng.faults.random_range(1..40);
+            // Some so slow that a block takes longer than a session waits in silence.
+            let most = if self.rng.faults.random_ratio(1, 2) { 2_000 } else { 40_000 };
+            let rate = self.rng.faults.random_range(700..most);
             let conn = self.conns.get_mut(&id).expect("just seen");
             match kind {
                 Kind::Clog => conn.clogged_until = until,

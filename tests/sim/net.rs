@@ -13,6 +13,9 @@ use crate::plan::Kind;
 pub const WRITE_BYTES: usize = 64 << 10;
 pub const SQUEEZED_BYTES: usize = 256;
 
+/// How often a node is told that something large is arriving; microseconds.
+pub const RECEIVING: u64 = 1_000_000;
+
 #[derive(Debug, Default)]
 pub struct Pipe {
     /// Taken by the queue, not yet by QUIC.
@@ -43,7 +46,7 @@ pub struct Conn {
     pub latency: (u64, u64),
     /// Nothing is taken by QUIC before this moment.
     pub clogged_until: u64,
-    /// Until then it carries no more than so many bytes a millisecond.
+    /// Until then it carries no more than so many bytes a second.
     pub squeezed: (u64, u64),
     /// What else ails it, until when.
     pub ills: Vec<(Kind, u64)>,

@@ -56,9 +56,13 @@ pub enum Kind {
     SlowDisk,
     /// Some links carry next to nothing.
     Squeeze,
+    /// A bit of a value flips in memory.
+    Flip,
+    /// The cells of a key go from memory, or a value changes, and their fingerprints go along.
+    Differ,
 }
 
-pub const KINDS: [Kind; 22] = [
+pub const KINDS: [Kind; 24] = [
     Kind::Kill,
     Kind::Power,
     Kind::CrashLoop,
@@ -81,6 +85,8 @@ pub const KINDS: [Kind; 22] = [
     Kind::Rot,
     Kind::SlowDisk,
     Kind::Squeeze,
+    Kind::Flip,
+    Kind::Differ,
 ];
 
 impl Kind {
@@ -183,6 +189,8 @@ pub struct Plan {
     /// How many keys there are by which nodes order and fingerprint cells: of those with another
     /// one a node gets whole states. With more than one, a node has another after a restart.
     pub orders: u64,
+    /// How often nodes audit their memory; microseconds.
+    pub audit_interval: u64,
     /// Whether clients read of several nodes at once, too. That is so in every fifth seed.
     pub quorums: bool,
     /// How many nodes everybody has as seeds.
@@ -245,7 +253,12 @@ impl Plan {
             quorums: seed.is_multiple_of(5),
             sharing: Sharing::default(),
             gathers: !calm && seed % 4 == 3,
+            audit_interval: pick(rng, &[300_000, 2_000_000, 5_000_000]),
         };
+        if profile == Profile::Storm && !seed.is_multiple_of(3) {
+            // Of the key that it strikes the oracle knows nothing any more.
+            plan.faults.retain(|kind| *kind != Kind::Differ);
+        }
         if calm {
             plan.faults.clear();
             plan.log_memory = 1 << 20;
@@ -327,7 +340,7 @@ impl fmt::Display for Plan {
         write!(
             f,
             "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds, {} orders, \
-             states of {} keys from several",
+             states of {} keys from several, audits each {} ms",
             self.keys,
             if self.hot { ", one hot" } else { "" },
             self.elements,
@@ -337,7 +350,8 @@ impl fmt::Display for Plan {
             self.skew,
             self.seeds,
             self.orders,
-            self.sharing.keys
+            self.sharing.keys,
+            self.audit_interval / 1_000
         )
     }
 }

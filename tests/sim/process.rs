@@ -119,6 +119,8 @@ pub struct Life {
     pub reads: BTreeMap<u64, Asked>,
     /// A sync is under way.
     pub syncing: bool,
+    /// A bit of its memory has flipped at some time.
+    pub has_rotted: bool,
     /// What peers wait for from the log on disk.
     pub from_log: BTreeMap<LinkId, DiskRead>,
     /// What a reader saw last: the vector then, the key, and what it showed.
@@ -250,6 +252,7 @@ impl World {
             questions: BTreeSet::new(),
             reads: BTreeMap::new(),
             syncing: false,
+            has_rotted: false,
             from_log: BTreeMap::new(),
             read: None,
         };
@@ -282,6 +285,7 @@ impl World {
         self.push(self.plan.settings.push_window % 7, Due::Dial { slot, life: id });
         self.push(1_000_000, Due::Sync { slot, life: id });
         self.push(200_000, Due::Look { slot, life: id });
+        self.push(self.plan.audit_interval, Due::Audit { slot, life: id });
         self.commit(slot)?;
         self.check_node(slot)?;
         let process = &mut self.processes[slot];
@@ -488,6 +492,11 @@ impl World {
             }
             Event::Diverged { node } => return self.diverged(slot, &node),
             Event::Misbehaved { link, reason } => return self.offended(slot, link, &reason),
+            Event::Reconciled { .. } => return self.reconciled(slot),
+            Event::NotReconciled { node } => {
+                return Err(format!("{} cannot come to hold the same as {node}", self.called(slot)));
+            }
+            Event::Rotten(_) => return self.found_rot(slot),
         }
         Ok(())
     }

@@ -67,6 +67,9 @@ impl World {
     pub fn check_read(&mut self, slot: usize, seen: Seen) -> Check {
         let key = format!("k{}", self.facts.checks % self.plan.keys).into_bytes();
         let who = self.called(slot);
+        if self.is_rotten(slot) || self.odd.is_some() {
+            return Ok(());
+        }
         let Some(life) = &mut self.processes[slot].life else { return Ok(()) };
         let state = life.engine.replica().state();
         if let Some((then, key, shown)) = &life.read {

@@ -144,6 +144,7 @@ impl World {
         loop {
             self.run_until(self.now + LOOK)?;
             self.restart_stopped()?;
+            self.restart_rotten(slots)?;
             let took = self.now - began;
             if self.agree(slots) {
                 self.facts.agreed_in = self.facts.agreed_in.max(took);

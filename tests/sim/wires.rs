@@ -7,7 +7,7 @@ use tidings_proto::message::{Pull, Push, Sync};
 use tidings_proto::{Actor, Hello, Lane, Message, Name, Run, SeenEntries};
 
 use crate::names::at;
-use crate::net::{Conn, End, LANES, SQUEEZED_BYTES, WRITE_BYTES};
+use crate::net::{Conn, End, LANES, RECEIVING, SQUEEZED_BYTES, WRITE_BYTES};
 use crate::process::{Death, Life, Outcome};
 use crate::world::{Check, Due, World};
 use tidings::store::Fsync;
@@ -179,19 +179,40 @@ impl World {
         }
         let latency = self.rng.net.random_range(conn.latency.0..=conn.latency.1);
         let squeezed = conn.squeezed.0 > now;
-        let bandwidth = if squeezed { conn.squeezed.1 } else { self.plan.bandwidth };
+        let bandwidth = if squeezed { conn.squeezed.1 } else { self.plan.bandwidth * 1_000 };
         let most = if squeezed { SQUEEZED_BYTES } else { WRITE_BYTES };
         let pipe = conn.ends[side].pipe(lane);
         pipe.writing = true;
         let set_off = pipe.flight.len();
-        let (_, bytes) = pipe.write(now, most, |bytes| latency + bytes as u64 * 1_000 / bandwidth);
+        let (_, bytes) = pipe.write(now, most, |bytes| latency + bytes as u64 * 1_000_000 / bandwidth);
         let arrivals: Vec<u64> = pipe.flight.iter().skip(set_off).map(|(at, _)| *at).collect();
         self.facts.frames += arrivals.len() as u64;
         self.facts.bytes += bytes as u64;
+        if lane == Lane::Bulk
+            && let Some(until) = arrivals.last()
+        {
+            self.push(RECEIVING, Due::Receiving { conn: id, side, until: *until });
+        }
         for arrival in arrivals {
             self.push(arrival - now, Due::Deliver { conn: id, side, lane });
         }
-        self.push(bytes as u64 * 1_000 / bandwidth + 1, Due::Written { conn: id, side, lane });
+        self.push(bytes as u64 * 1_000_000 / bandwidth + 1, Due::Written { conn: id, side, lane });
+    }
+
+    /// Part of what was written last has arrived, and not all: the live driver tells of it once a second.
+    pub fn receiving(&mut self, id: u64, side: usize, until: u64) -> Check {
+        let Some(conn) = self.conns.get(&id) else { return Ok(()) };
+        let (from, to) = (conn.ends[side].slot, &conn.ends[1 - side]);
+        let (slot, link) = (to.slot, to.link);
+        if !to.up || until <= self.now {
+            return Ok(());
+        }
+        self.push(RECEIVING, Due::Receiving { conn: id, side, until });
+        if self.is_blocked(from, slot) {
+            return Ok(());
+        }
+        self.facts.receiving += 1;
+        self.handle(slot, Input::Receiving { link })
     }
 
     /// A writer is done with what it took.

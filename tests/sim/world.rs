@@ -11,6 +11,7 @@ use tidings::store::MemDisk;
 use tidings_proto::{Lane, Name, Stamp};
 
 use crate::facts::Facts;
+use crate::memory::Flipped;
 use crate::names::{Names, Seen};
 use crate::net::Conn;
 use crate::oracle::History;
@@ -30,12 +31,14 @@ pub enum Due {
     Sync { slot: usize, life: u64 },
     Look { slot: usize, life: u64 },
     Step { slot: usize, life: u64 },
+    Audit { slot: usize, life: u64 },
     Dropped { slot: usize, life: u64 },
     Dial { slot: usize, life: u64 },
     Establish { from: (usize, u64), to: (usize, u64) },
     Deliver { conn: u64, side: usize, lane: Lane },
     Echo { conn: u64, side: usize, lane: Lane },
     Written { conn: u64, side: usize, lane: Lane },
+    Receiving { conn: u64, side: usize, until: u64 },
     Idle { conn: u64 },
     Down { conn: u64, side: usize },
     Restart { slot: usize },
@@ -80,6 +83,10 @@ pub struct World {
     pub meeting: BTreeSet<String>,
     /// A key whose huge set somebody is about to delete.
     pub to_empty: Option<Vec<u8>>,
+    /// What has rotted in some memory.
+    pub flipped: Option<Flipped>,
+    /// A key of which some process lost cells or changed a value, and no fingerprint told.
+    pub odd: Option<Vec<u8>>,
     /// Whether clients write and faults happen.
     pub stormy: bool,
     pub facts: Facts,
@@ -116,6 +123,8 @@ impl World {
             blocked: BTreeMap::new(),
             meeting: BTreeSet::new(),
             to_empty: None,
+            flipped: None,
+            odd: None,
             stormy: true,
             facts: Facts::default(),
             story: tell.then(RefCell::default),
@@ -202,6 +211,7 @@ impl World {
             | Due::Sync { slot, .. }
             | Due::Look { slot, .. }
             | Due::Step { slot, .. }
+            | Due::Audit { slot, .. }
             | Due::Dropped { slot, .. }
             | Due::Dial { slot, .. }
             | Due::Commit { slot, .. }
@@ -210,7 +220,9 @@ impl World {
             | Due::Cancel { slot, .. }
             | Due::Close { slot, .. } => *slot,
             Due::Establish { to, .. } => to.0,
-            Due::Deliver { conn, side, .. } | Due::Echo { conn, side, .. } => match self.conns.get(conn) {
+            Due::Deliver { conn, side, .. }
+            | Due::Echo { conn, side, .. }
+            | Due::Receiving { conn, side, .. } => match self.conns.get(conn) {
                 Some(conn) => conn.ends[1 - side].slot,
                 None => return false,
             },
@@ -248,6 +260,7 @@ impl World {
             Due::Sync { slot, life } if self.life_is(slot, life) => self.sync(slot),
             Due::Look { slot, life } if self.life_is(slot, life) => self.look(slot),
             Due::Step { slot, life } if self.life_is(slot, life) => self.step(slot),
+            Due::Audit { slot, life } if self.life_is(slot, life) => self.audit(slot),
             Due::Dropped { slot, life } if self.life_is(slot, life) => self.report_dropped(slot),
             Due::Dial { slot, life } if self.life_is(slot, life) => {
                 self.dial(slot);
@@ -257,6 +270,7 @@ impl World {
             Due::Deliver { conn, side, lane } => self.deliver(conn, side, lane),
             Due::Echo { conn, side, lane } => self.echo(conn, side, lane),
             Due::Written { conn, side, lane } => self.written(conn, side, lane),
+            Due::Receiving { conn, side, until } => self.receiving(conn, side, until),
             Due::Idle { conn } => {
                 self.idle(conn);
                 Ok(())

@@ -80,6 +80,8 @@ impl Handler for Recorder {
         true
     }
 
+    fn receiving(&self, _: LinkId) {}
+
     fn writable(&self, link: LinkId) {
         self.writable.lock().push(link);
     }
