@@ -40,6 +40,7 @@ def build():
     """What is to be measured, built; paths by name."""
     cargo = ["cargo", "build", "--release", "--message-format=json-render-diagnostics"]
     jobs = [(cargo + ["--bin", "tidings", "--bench", "reconcile", "--bench", "raw_quic"], None)]
+    jobs.append((["cargo", "test", "--release", "--no-run", "--test", "heal"] + cargo[3:], None))
     if PEERS:
         target = os.path.join(ROOT, "target", "peers")
         jobs.append((cargo + ["--locked", "--manifest-path", "benches/peers/Cargo.toml"], target))
@@ -190,9 +191,13 @@ def raw(megabytes):
     return float(line.split(", ")[1].split()[0])
 
 
+def large_source():
+    return Node("large", 7503, "--resp", "127.0.0.1:7401", "--log-memory", "0")
+
+
 def large():
-    """A million rows of 100 bytes, in turn with the raw transport: (raw MB/s, seconds, bytes)."""
-    source = Node("large", 7503, "--resp", "127.0.0.1:7401", "--log-memory", "0")
+    """A million rows of 100 bytes: in turn with the raw transport (raw MB/s, seconds, bytes); and resumed, by who was killed (seconds, bytes)."""
+    source = large_source()
     source.await_keys(0)
     for first in range(0, LARGE, 100_000):
         write(7401, range(first, min(LARGE, first + 100_000)), 88)
@@ -200,8 +205,35 @@ def large():
     settle()
     rates = []
     blanks = blank(source, LARGE, PAIRS, lambda: rates.append(raw(max(2, LARGE * 118 // 1_000_000))))
+    whole = median([moved for _, moved in blanks])
+    resumed = {}
+    for victim in ["receiver", "sender"]:
+        for n in range(1 if SHORT else 3):
+            source, found = resume(source, f"{victim}-{n}", victim, whole)
+            resumed.setdefault(victim, []).append(found)
     source.stop()
-    return [(rate, took, moved) for rate, (took, moved) in zip(rates, blanks)]
+    return [(rate, took, moved) for rate, (took, moved) in zip(rates, blanks)], resumed
+
+
+def resume(source, name, victim, whole):
+    """A blank node takes everything; when half of it has been carried, one side is killed and started again."""
+    start = lambda: Node(name, 7504, "--resp", "off", "--join", f"127.0.0.1:{source.quic}")
+    began, before = time.monotonic(), carried()
+    node = start()
+    while carried() - before < whole / 2:
+        time.sleep(0.001)
+    killed = node if victim == "receiver" else source
+    killed.process.kill()
+    killed.process.wait()
+    if victim == "receiver":
+        node = start()
+    else:
+        source = large_source()
+    node.await_keys(LARGE)
+    found = time.monotonic() - began, carried() - before
+    node.stop()
+    shutil.rmtree(node.home)
+    return source, found
 
 
 def peers(which, times):
@@ -242,7 +274,11 @@ def main():
     print(f"\nTwo engines and a link that counts, {LARGE:,} cells of 100 bytes:\n", flush=True)
     print(run(BINARIES["reconcile"], "--bench", env=dict(os.environ, CELLS=str(LARGE))), flush=True)
 
-    found = large()
+    print("Two sides that wrote while they were apart (tests/heal.rs):\n")
+    heal = run(BINARIES["heal"], "--nocapture", "--test-threads", "1", stderr=subprocess.STDOUT)
+    print("\n".join("  " + line.split("; sent by each")[0] for line in heal.splitlines() if "nodes lacked" in line) + "\n", flush=True)
+
+    found, resumed = large()
     rates, times, moved = ([row[n] for row in found] for n in range(3))
     rows = LARGE * 100
     shares = [rows / took / 1e6 / rate for rate, took, _ in found]
@@ -250,6 +286,12 @@ def main():
     print(f"  raw QUIC   {median(rates):6.0f} MB/s  ({min(rates):.0f} to {max(rates):.0f})")
     print(f"  blank node {rows / median(times) / 1e6:6.0f} MB/s of rows, {median(times):.2f} s ({min(times):.2f} to {max(times):.2f}), {amount(median(moved))}")
     print(f"  share of the raw transport {median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})\n", flush=True)
+
+    print("Killed when half had been carried, and started again; seconds from the first start, bytes beyond those of a run without:\n")
+    for victim, runs in resumed.items():
+        took, more = (median(column) for column in zip(*runs))
+        print(f"  the {victim:<9} {took:.2f} s, {amount(max(0, more - median(moved)))}")
+    print(flush=True)
 
     names = ["reconcile", "chitchat"] if PEERS else []
     tables = {name: {} for name in ["tidings"] + names}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One node beside redis-server, both with a log synced every second, on this
 # machine and in the same minutes: alternating runs of redis-benchmark, medians
-# and their ratio. The node has a linked peer that replicates if PEERS=1.
+# and their ratio. Without pipelining, and with one of 16, on a key of each kind; then with
+# that on a million keys. The node has a linked peer that replicates if PEERS=1.
 #
 #   benches/redis.sh                 5 runs each, no peer
 #   RUNS=9 PEERS=1 benches/redis.sh
@@ -84,3 +85,4 @@ series() { # label requests flags
 
 series "no pipelining" "$plain"
 series "pipeline 16" "$piped" -P 16
+series "-P 16, spread" "$piped" -P 16 -r 1000000

@@ -71,6 +71,12 @@ impl Cells {
         self.key.len() + versions.chain(members).chain(parts).sum::<usize>()
     }
 
+    /// Reads a little of what lies elsewhere: the key, and the value of a register.
+    pub(super) fn touch(&self) -> u8 {
+        let ends = |bytes: &[u8]| bytes.first().zip(bytes.last()).map_or(0, |(first, last)| first ^ last);
+        ends(&self.key) ^ self.register.versions().first().map_or(0, |version| ends(&version.value))
+    }
+
     /// About how many bytes the cells take in a block, without a look at each of them.
     pub(super) fn packed(&self) -> usize {
         let versions: usize = self.register.versions().iter().map(|version| version.value.len() + 16).sum();

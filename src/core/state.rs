@@ -4,6 +4,7 @@
 //! There is one way in for ops, [`State::apply`], and one for whole states,
 //! [`State::merge`]. Both keep the cells, `seen` and the readers' tallies in step.
 
+use smallvec::SmallVec;
 use tidings_proto::cell::Tally;
 use tidings_proto::op::{Baseline, Counter, Edit};
 use tidings_proto::{Actor, DecodeError, Op, Seen, SeenEntries, Stamp, WireDot};
@@ -18,6 +19,9 @@ use super::register::Version;
 use super::snapshot::Snapshots;
 use super::table::{HashKey, Named, Table};
 use super::view::{Shape, Tallies};
+
+/// With fewer keys than this, processors mostly hold all that is looked for.
+const FETCHED: usize = 1 << 14;
 
 /// Why an op was not applied. The state is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +147,18 @@ impl State {
     /// The version vector.
     pub fn seen_clock(&self) -> Seen {
         Seen::from(&self.seen_entries())
+    }
+
+    /// Has the processor fetch the cells of keys that are about to be read or written, all at once. Worth it
+    /// where there are too many for its caches.
+    pub fn fetch<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        if self.cells.len() < FETCHED {
+            return;
+        }
+        let hashes: SmallVec<[u64; 32]> = keys.map(|key| self.position(key)).collect();
+        if hashes.len() > 1 {
+            self.cells.fetch(&hashes, Cells::touch);
+        }
     }
 
     pub(super) fn intern(&mut self, actor: &Actor) -> Result<ActorIx, TooManyActors> {

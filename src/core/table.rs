@@ -11,6 +11,7 @@ use std::hash::Hasher;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 
 use super::bounds;
 use super::fingerprint::{Fingerprint, FingerprintTree, Prefix, Span};
@@ -267,6 +268,21 @@ impl<T: Named> Table<T> {
     /// The items of the bucket that owns `hash`, likewise.
     pub fn bucket_unordered(&self, hash: u64) -> impl Iterator<Item = &T> {
         self.buckets[self.place(hash)].items.iter()
+    }
+
+    /// Has the processor fetch what looking for items of these hashes will need: `touch` is given each that may be one
+    /// of them, to read what it points to. Loads that do not hang on one another are waited for at once,
+    /// so each step is taken for all before the next.
+    pub fn fetch(&self, hashes: &[u64], touch: impl Fn(&T) -> u8) {
+        let items = |hash: u64| &self.buckets[self.place(hash)].items;
+        let mut touched = 0;
+        for hash in hashes {
+            touched ^= u8::from(items(*hash).find(inner(*hash), |_| false).is_some());
+        }
+        let found: SmallVec<[&T; 32]> =
+            hashes.iter().filter_map(|hash| items(*hash).find(inner(*hash), |_| true)).collect();
+        found.iter().for_each(|item| touched ^= touch(item));
+        std::hint::black_box(touched);
     }
 
     /// To look at small ranges, several of one bucket in turn.

@@ -228,6 +228,31 @@ impl Parser {
     }
 }
 
+/// The first arguments after the name, of the commands that follow one another in plain multibulk form: mostly keys. A
+/// guess, for whoever wants to look ahead; it ends at the first thing that is unusual.
+pub(crate) fn keys_ahead(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    fn head(bytes: &[u8], sign: u8) -> Option<(usize, &[u8])> {
+        let digits = bytes.strip_prefix(&[sign])?;
+        let end = digits.iter().take(8).position(|byte| !byte.is_ascii_digit()).filter(|end| *end > 0)?;
+        let number = digits[..end].iter().fold(0, |number, digit| 10 * number + usize::from(digit - b'0'));
+        Some((number, digits[end..].strip_prefix(b"\r\n")?))
+    }
+    std::iter::from_fn(move || {
+        let (arguments, mut rest) = head(bytes, b'*')?;
+        let mut key = None;
+        for place in 0..arguments {
+            let (length, argument) = head(rest, b'$')?;
+            if place == 1 {
+                key = Some(argument.get(..length)?);
+            }
+            rest = argument.get(length..)?.strip_prefix(b"\r\n")?;
+        }
+        bytes = rest;
+        Some(key)
+    })
+    .flatten()
+}
+
 /// A count or a length; the short ones, which are nearly all, by hand.
 fn number(text: &[u8]) -> Option<i64> {
     match *text {
@@ -242,6 +267,30 @@ mod tests {
     use super::*;
     use crate::resp::fuzzing::feed;
     use proptest::prelude::*;
+
+    #[test]
+    fn keys_ahead_are_guessed_from_plain_commands() {
+        let ahead = |text: &str| -> Vec<String> {
+            keys_ahead(text.as_bytes()).map(|key| String::from_utf8(key.to_vec()).unwrap()).collect()
+        };
+        let get = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+        let set = "*3\r\n$3\r\nSET\r\n$2\r\nbc\r\n$0\r\n\r\n";
+        let ping = "*1\r\n$4\r\nPING\r\n";
+        assert_eq!(ahead(&[get, ping, set, get].concat()), ["a", "bc", "a"]);
+        assert_eq!(ahead(&[get, &set[..set.len() - 1]].concat()), ["a"]);
+        for odd in [
+            "",
+            "PING\r\n",
+            "*",
+            "*2\r\n$3\r\nGET\r\n$9\r\na\r\n",
+            "*99999999999\r\n",
+            "*2\r\n$x\r\n",
+            "*-1\r\n",
+            "*0\r\n",
+        ] {
+            assert!(ahead(odd).is_empty(), "{odd:?}");
+        }
+    }
 
     type Commands = (Vec<Vec<Vec<u8>>>, Option<String>);
 

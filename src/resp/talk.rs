@@ -2,7 +2,7 @@
 
 use super::below::{Engine, NoQuorum, Now};
 use super::call::{Args, Call, Flow, Session};
-use super::codec::{Malformed, Parsed, Parser};
+use super::codec::{Malformed, Parsed, Parser, keys_ahead};
 use super::commands::{flush_step, reply_any};
 use super::output::Output;
 use super::reply::Reply;
@@ -17,6 +17,9 @@ const PAUSE: usize = 1 << 20;
 /// Input in wait at which commands are executed although replies are: a client that sends
 /// all before it reads any would else wait for ever. No more is read at twice of it.
 const PRESSED: usize = 1 << 20;
+
+/// Of how many commands the keys are looked at before the first is executed.
+const AHEAD: usize = 16;
 
 /// How much a connection holds. In bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -185,8 +188,14 @@ impl Talk {
         let mut held = None;
         let mut done = 0;
         self.more = false;
+        let mut ahead = 0;
         while let Some(length) = self.parse(worker, bytes, &mut done) {
             let (engine, now) = held.get_or_insert_with(|| (worker.node.lock(), worker.node.now()));
+            if ahead == 0 {
+                engine.replica().state().fetch(keys_ahead(&bytes[done..]).take(AHEAD));
+                ahead = AHEAD;
+            }
+            ahead -= 1;
             self.call(worker, engine, *now, &bytes[done..done + length], dispatch);
             done += length;
             if self.overrun || self.session.flow != Flow::Go || self.out.bytes.len() >= begun + PAUSE {
