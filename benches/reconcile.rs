@@ -24,6 +24,8 @@ struct Pair {
     frames: usize,
     half_trips: usize,
     busy: [Duration; 2],
+    /// The longest that one call of an engine took: so long clients waited.
+    longest: Duration,
 }
 
 fn node(name: &str, log: usize) -> Engine {
@@ -47,7 +49,7 @@ fn hello(engine: &Engine) -> Hello {
 
 impl Pair {
     fn new(nodes: [Engine; 2], now: Now) -> Self {
-        Self { nodes, now, bytes: [0; 2], frames: 0, half_trips: 0, busy: [Duration::ZERO; 2] }
+        Self { nodes, now, bytes: [0; 2], frames: 0, half_trips: 0, busy: [Duration::ZERO; 2], longest: Duration::ZERO }
     }
 
     fn link(&mut self) {
@@ -102,7 +104,9 @@ impl Pair {
                     self.frames += 1;
                     let began = Instant::now();
                     self.nodes[1 - side].handle(self.now, Input::Message { link: LINK, message });
-                    self.busy[1 - side] += began.elapsed();
+                    let took = began.elapsed();
+                    self.busy[1 - side] += took;
+                    self.longest = self.longest.max(took);
                 }
             }
         }
@@ -114,13 +118,15 @@ impl Pair {
         let total: usize = self.bytes.iter().sum();
         let beyond = total as i64 - rows as i64;
         println!(
-            "{what:<44} {total:>12} B, {beyond:>10} beyond the rows, {:>5.1} round trips, {:>6} frames, {:>6.2} s",
+            "{what:<44} {total:>12} B, {beyond:>10} beyond the rows, {:>5.1} round trips, {:>6} frames, {:>6.2} s, longest step {:>7.2} ms",
             self.half_trips as f64 / 2.0,
             self.frames,
             self.busy.iter().sum::<Duration>().as_secs_f64(),
+            self.longest.as_secs_f64() * 1e3,
         );
         assert!(beyond <= most_beyond as i64, "{what}: more than {most_beyond} B beyond the rows");
         (self.bytes, self.frames, self.half_trips, self.busy) = ([0; 2], 0, 0, [Duration::ZERO; 2]);
+        self.longest = Duration::ZERO;
         let [a, b] = &self.nodes;
         assert_eq!(a.replica().state().fingerprint(), b.replica().state().fingerprint());
     }
@@ -175,4 +181,17 @@ fn main() {
             pair.told(&format!("{missing} missing, {reaches}"), rows, most);
         }
     }
+
+    pair.unlink();
+    let half = |pair: &mut Pair, side: usize| -> usize {
+        let own = (0..cells / 2).map(|n| write(&mut pair.nodes[side], now, (3 * n + side as u64) % cells, b'A'));
+        let rows = own.sum();
+        pair.nodes[side].take_effects(now);
+        rows
+    };
+    pair.nodes.iter_mut().for_each(|node| node.replica_mut().log_mut().set_bound(0));
+    let rows = half(&mut pair, 0) + half(&mut pair, 1);
+    pair.link();
+    pair.settle();
+    pair.told("half of it written on each side, truncated", rows, 2 * rows as u64);
 }

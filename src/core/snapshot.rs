@@ -175,14 +175,17 @@ impl Snapshot {
     /// disk nor to a peer.
     fn gather(&self, cells: &Table<Cells>, actors: &Actors, rows: Rows<'_>) -> Result<Gathered, Prefix> {
         let mut builder = BlockBuilder::new(actors);
-        let (mut buckets, mut lens) = (0, cells.lens());
+        // Single keys of one bucket are one bucket's work.
+        let (mut buckets, mut last, mut lens) = (0, None, cells.lens());
         for (whole, span) in self.spans.iter().enumerate() {
             let mut next = Some(span.start);
             while let Some(start) = next.filter(|start| *start <= span.end) {
-                if buckets == STEP_BUCKETS || builder.is_full() {
+                let (bucket, copy) = self.bucket(cells, start);
+                buckets += usize::from(last != Some(bucket.start));
+                last = Some(bucket.start);
+                if buckets > STEP_BUCKETS || builder.is_full() {
                     return Ok(Gathered { blocks: builder.finish(), whole, part: Some(start) });
                 }
-                let (bucket, copy) = self.bucket(cells, start);
                 let part = Span { start, end: span.end.min(bucket.end) };
                 // A key that has changed hashes to another place.
                 let mut sound = true;
@@ -212,7 +215,6 @@ impl Snapshot {
                 if !sound && !mutant::is(Mutant::RotPassedOn) {
                     return Err(cells.prefix(start));
                 }
-                buckets += 1;
                 next = part.end.checked_add(1);
             }
         }
