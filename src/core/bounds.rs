@@ -17,7 +17,7 @@ pub const PARKED: usize = 1 << 15;
 pub const PARKED_BYTES: usize = 4 << 20;
 const _: () = assert!(2 * PARKED <= tidings_proto::bounds::PARKED, "what a merge leaves parked can be told");
 /// Most cells in a bucket of a table: it bounds the work of one split.
-pub const BUCKET: usize = 896;
+pub const BUCKET: usize = 224;
 /// Most items that a table is made ready for on the word of a peer.
 pub const EXPECTED: u64 = 8 << 20;
 /// Longest chunk of the op log in memory, in bytes of encoded ops.

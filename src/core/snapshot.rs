@@ -41,7 +41,7 @@ pub enum Step {
 }
 
 /// Most buckets that one step reads.
-const STEP_BUCKETS: usize = 32;
+const STEP_BUCKETS: usize = 128;
 
 /// A bucket as it was, in hash order.
 type Copied = Arc<[(u64, Cells)]>;
