@@ -49,7 +49,15 @@ fn hello(engine: &Engine) -> Hello {
 
 impl Pair {
     fn new(nodes: [Engine; 2], now: Now) -> Self {
-        Self { nodes, now, bytes: [0; 2], frames: 0, half_trips: 0, busy: [Duration::ZERO; 2], longest: Duration::ZERO }
+        Self {
+            nodes,
+            now,
+            bytes: [0; 2],
+            frames: 0,
+            half_trips: 0,
+            busy: [Duration::ZERO; 2],
+            longest: Duration::ZERO,
+        }
     }
 
     fn link(&mut self) {
@@ -184,7 +192,8 @@ fn main() {
 
     pair.unlink();
     let half = |pair: &mut Pair, side: usize| -> usize {
-        let own = (0..cells / 2).map(|n| write(&mut pair.nodes[side], now, (3 * n + side as u64) % cells, b'A'));
+        let own =
+            (0..cells / 2).map(|n| write(&mut pair.nodes[side], now, (3 * n + side as u64) % cells, b'A'));
         let rows = own.sum();
         pair.nodes[side].take_effects(now);
         rows

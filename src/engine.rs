@@ -17,6 +17,7 @@ use tidings_proto::message::Stats;
 use tidings_proto::{Actor, Hello, Message, Name, Run};
 
 pub use crate::core::link::{Answer, DiskRead, Event, GossipCounts, LinkId, Now, Settings, Token};
+pub use crate::core::prepare::{Preparing, Spent};
 pub use crate::core::quorum::NoQuorum;
 pub use crate::core::sources::Sharing;
 pub use crate::core::write::{Limits, Write, WriteError, Written};
@@ -148,13 +149,16 @@ pub struct Effects {
     pub events: Vec<Event>,
     /// Read these from the log, and come back with [`Input::FromLog`]. A newer one for a link replaces an older.
     pub reads: Vec<DiskRead>,
+    /// Drop these where nobody waits for it.
+    pub spent: Vec<Spent>,
 }
 
 impl Effects {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { records, ops: _, last_record: _, sends, answers, events, reads } = self;
-        records.is_empty() && sends.is_empty() && answers.is_empty() && events.is_empty() && reads.is_empty()
+        let Self { records, ops: _, last_record: _, sends, answers, events, reads, spent } = self;
+        let lists = [answers.is_empty(), events.is_empty(), reads.is_empty(), spent.is_empty()];
+        records.is_empty() && sends.is_empty() && !lists.contains(&false)
     }
 }
 
@@ -239,7 +243,10 @@ impl Engine {
             Input::Message { link, message } => self.on_message(now, link, message),
             Input::FromLog { link, id, runs } => gossip.on_read(replica, link, id, runs),
             Input::Receiving { link } => gossip.receiving(now, link),
-            Input::Tick => gossip.on_tick(now, replica),
+            Input::Tick => {
+                gossip.on_tick(now, replica);
+                gossip.prepare_due(now, replica);
+            }
             Input::Push { link } => gossip.push_now(now, link),
             Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),
             Input::AskCells { link, token, keys, cursor, names_only } => {
@@ -302,11 +309,11 @@ impl Engine {
         let ops = replica.pending_ops();
         let records = replica.take_records();
         let last_record = replica.last_record();
-        let Outbox { mut sends, answers, events, reads } = gossip.take_outbox();
+        let Outbox { mut sends, answers, events, reads, spent } = gossip.take_outbox();
         if mutant::is(Mutant::StalePayload) {
             crate::core::broken::later_contexts(&mut sends, replica);
         }
-        Effects { records, ops, last_record, sends, answers, events, reads }
+        Effects { records, ops, last_record, sends, answers, events, reads, spent }
     }
 
     /// The next moment at which [`Input::Tick`] is due, in monotonic microseconds.
@@ -357,6 +364,11 @@ impl Engine {
     /// Says when and how members share the work of a context merge.
     pub fn set_sharing(&mut self, sharing: Sharing) {
         self.gossip.set_sharing(sharing);
+    }
+
+    /// Says in what steps a context merge is worked out before it is taken.
+    pub fn set_preparing(&mut self, preparing: Preparing) {
+        self.gossip.set_preparing(preparing);
     }
 
     /// The protocol, for whoever reports on it.

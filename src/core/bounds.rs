@@ -52,6 +52,8 @@ pub const SHARED_TIMES: u64 = 16;
 pub const SHARE_KEYS: u64 = 1024;
 /// Most such ranges that one member is asked for at once; the next are asked for when half have come.
 pub const SHARES: usize = 32;
+/// Keys that are worked out in one step of a context merge, of some tenths of a millisecond.
+pub const PREPARED: usize = 512;
 /// Most changes noted while a context merge is guided; with more it is begun anew.
 pub const TOUCHED: usize = 1 << 20;
 /// Most bytes staged by one context merge.

@@ -25,6 +25,11 @@ impl Leftover {
         (!staged.cells.is_empty()).then_some(Self { cells: staged, until: now + KEPT })
     }
 
+    /// What is left, which nobody needs any more.
+    pub(super) fn into_state(self) -> State {
+        self.cells
+    }
+
     /// The fuller of two.
     pub(super) fn fuller(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         [one, other].into_iter().flatten().max_by_key(|leftover| leftover.cells.cells.len())

@@ -11,6 +11,7 @@ use super::actors::ActorIx;
 use super::bounds;
 use super::fingerprint::{Prefix, Span};
 use super::members::{Cursor, Members};
+use super::prepare::Spent;
 use super::pull::Wants;
 use super::quorum::{NoQuorum, Reads};
 use super::replica::Replica;
@@ -291,6 +292,10 @@ pub struct GossipCounts {
     pub ranges_of_sources: u64,
     /// Ranges that were asked for once more, since who had been asked first did not give them.
     pub ranges_again: u64,
+    /// Keys that merges changed as had been worked out beforehand.
+    pub keys_prepared: u64,
+    /// Keys that were merged in the step itself, since ops had touched them meanwhile.
+    pub keys_again: u64,
     /// Own incarnations given up because somebody knew more of their writes.
     pub incarnations_changed: u64,
     /// Messages refused as malformed or out of place.
@@ -303,7 +308,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 35] {
+    pub fn figures(&self) -> [(&'static str, u64); 37] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -336,6 +341,8 @@ impl GossipCounts {
             ("sources", self.sources),
             ("ranges_of_sources", self.ranges_of_sources),
             ("ranges_again", self.ranges_again),
+            ("keys_prepared", self.keys_prepared),
+            ("keys_again", self.keys_again),
             ("incarnations_changed", self.incarnations_changed),
             ("refused", self.refused),
             ("ignored", self.ignored),
@@ -371,6 +378,7 @@ pub(crate) struct Outbox {
     pub(crate) answers: Vec<(Token, Answer)>,
     pub(crate) events: Vec<Event>,
     pub(crate) reads: Vec<DiskRead>,
+    pub(crate) spent: Vec<Spent>,
 }
 
 /// The protocol: everything a node does because of other nodes.

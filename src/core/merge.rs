@@ -14,6 +14,7 @@ use super::cells::{Cells, Changing};
 use super::counter::{Part, Parts};
 use super::fingerprint::{Fingerprint, Ranges, Rows, Span};
 use super::mutant::{self, Mutant};
+use super::parked::Parked;
 use super::register::Version;
 use super::set::Set;
 use super::state::{ApplyError, State};
@@ -21,7 +22,7 @@ use super::table::{Named, within_any};
 use super::view::Shape;
 
 /// How many times as much as is here must come for it to be taken as it is.
-const FEW: usize = 16;
+pub(super) const FEW: usize = 16;
 
 impl State {
     /// Merges another state into this one, in one step. Running snapshots of
@@ -43,31 +44,10 @@ impl State {
         ranges: Option<&Ranges>,
         rotten: &[Span],
     ) -> Result<(), ApplyError> {
-        if mutant::is(Mutant::RoomBeforeUnion)
-            && !self.parked.has_room(other.parked.len(), other.parked.bytes())
-        {
-            return Err(ApplyError::ParkedFull);
-        }
-        let places = self.places_of(&other.actors)?;
-        let mut theirs = vec![0; self.actors.len()];
-        for (at, place) in places.iter().enumerate() {
-            theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
-        }
-        let mut places_there = vec![None; self.actors.len()];
-        for (at, place) in places.iter().enumerate() {
-            places_there[place.index()] = Some(ActorIx(at as u32));
-        }
-        let join = Join { ours: self.seen.clone(), theirs, places, places_there };
-        let incoming = other.parked.iter().map(|(dot, removal)| (join.translate(dot), removal));
-        if !self.parked.has_room_beside(incoming, |dot| !join.will_have_seen(dot)) {
-            return Err(ApplyError::ParkedFull);
-        }
+        let join = self.admit(other)?;
         match ranges.filter(|ranges| ranges.key() == self.hash_key) {
             _ if mutant::is(Mutant::SnapshotOverMerge) => {}
-            Some(ranges) if rotten.is_empty() => {
-                let starts = self.cells.starts(ranges.spans());
-                starts.into_iter().for_each(|at| self.snapshots.before_change(&self.cells, at));
-            }
+            Some(ranges) if rotten.is_empty() => self.keep_for_snapshots(ranges.spans()),
             _ => self.snapshots.abort_all(),
         }
         self.cells.purge(rotten);
@@ -78,6 +58,33 @@ impl State {
         if !rotten.is_empty() {
             self.recount_sums();
         }
+        self.unite(other, &join);
+        Ok(())
+    }
+
+    /// What the merge of another state goes by, if there is room for what it leaves parked.
+    pub(super) fn admit(&mut self, other: &State) -> Result<Join, ApplyError> {
+        if mutant::is(Mutant::RoomBeforeUnion)
+            && !self.parked.has_room(other.parked.len(), other.parked.bytes())
+        {
+            return Err(ApplyError::ParkedFull);
+        }
+        let join = self.join(other)?;
+        let incoming = other.parked.iter().map(|(dot, removal)| (join.translate(dot), removal));
+        if !self.parked.has_room_beside(incoming, |dot| !join.will_have_seen(dot)) {
+            return Err(ApplyError::ParkedFull);
+        }
+        Ok(join)
+    }
+
+    /// Has snapshots keep the buckets of some ranges as they are.
+    pub(super) fn keep_for_snapshots(&mut self, spans: &[Span]) {
+        let starts = self.cells.starts(spans);
+        starts.into_iter().for_each(|at| self.snapshots.before_change(&self.cells, at));
+    }
+
+    /// The end of a merge: parked removals and version vectors become one.
+    pub(super) fn unite(&mut self, other: &State, join: &Join) {
         let rows = Rows { key: self.hash_key, tags: &self.tags };
         for (dot, removal) in other.parked.iter().filter(|_| !mutant::is(Mutant::ParkedLeftBehind)) {
             self.parked.park(rows, join.translate(dot), removal.clone());
@@ -87,7 +94,21 @@ impl State {
         }
         let seen = &self.seen;
         self.parked.settle_seen(rows, |actor| seen[actor.index()]);
-        Ok(())
+    }
+
+    /// What a merge of another state goes by at this moment.
+    pub(super) fn join(&mut self, other: &State) -> Result<Join, TooManyActors> {
+        let places = self.places_of(&other.actors)?;
+        let mut theirs = vec![0; self.actors.len()];
+        for (at, place) in places.iter().enumerate() {
+            theirs[place.index()] = other.seen.get(at).copied().unwrap_or(0);
+        }
+        let mut places_there = vec![None; self.actors.len()];
+        for (at, place) in places.iter().enumerate() {
+            places_there[place.index()] = Some(ActorIx(at as u32));
+        }
+        let alike = places.iter().enumerate().all(|(at, place)| place.index() == at);
+        Ok(Join { ours: self.seen.clone(), theirs, alike, places, places_there })
     }
 
     fn places_of(&mut self, actors: &Actors) -> Result<Vec<ActorIx>, TooManyActors> {
@@ -98,10 +119,9 @@ impl State {
     /// them anew, with what is here merged in. The two must number actors alike, as a state from [`State::staged`]
     /// does unless others have come since.
     fn adopt(&mut self, other: &mut State, join: &Join, ranges: Option<&Ranges>) -> bool {
-        let alike = join.places.iter().enumerate().all(|(at, place)| place.index() == at);
         let few = self.cells.len() * FEW <= other.cells.len() && self.parked.is_empty();
         let here = |cells: &Cells| self.cells.get(self.cells.hash(cells.key()), cells.key()).is_some();
-        if !(alike
+        if !(join.alike
             && few
             && self.hash_key == other.hash_key
             && other.cells.all(|cells| join.is_news(cells) || here(cells)))
@@ -134,26 +154,16 @@ impl State {
     }
 
     /// Every key that we have in the ranges: against what they have of it, which may be nothing.
-    fn merge_common(&mut self, other: &State, join: &Join, ranges: Option<&Ranges>) {
+    pub(super) fn merge_common(&mut self, other: &State, join: &Join, ranges: Option<&Ranges>) {
         let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
         let rows = Rows { key: *hash_key, tags };
+        let alike = other.hash_key == *hash_key;
         let mut merge = |position: u64, cells: &mut Cells| {
             let before = Shape::of(cells);
-            let key = cells.key().to_vec();
-            let theirs = other.get(&key);
-            let keep = |dot: ShortDot, element: Option<&[u8]>, theirs_live: bool| {
-                theirs_live
-                    || mutant::is(Mutant::PlainUnion)
-                    || dot.seq() > join.theirs[dot.actor().index()]
-                        && !join.parked_there(other, dot, &key, element)
-            };
-            let take = |dot: ShortDot, element: Option<&[u8]>| {
-                dot.seq() > join.ours[dot.actor().index()] && !parked.holds(dot, &key, element)
-            };
+            let key = cells.key();
+            let theirs = if alike { other.get_at(position, key) } else { other.get(key) };
             let mut ours = Changing::new(cells, rows, position);
-            join.register(&mut ours, theirs, keep, take);
-            join.set(&mut ours, theirs, keep, take);
-            join.counters(&mut ours, theirs);
+            join.merge(&mut ours, theirs, parked, other);
             let cells = ours.finish();
             tallies.replace(&before, &Shape::of(cells));
             !cells.is_blank()
@@ -172,39 +182,39 @@ impl State {
     /// Every key that only they have. What is theirs in rotten ranges is taken as if nothing had been seen here.
     fn merge_new(&mut self, other: &State, join: &Join, rotten: &[Span]) {
         let unseen = Join { ours: vec![0; join.ours.len()], ..join.clone() };
-        let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
-        let rows = Rows { key: *hash_key, tags };
-        for theirs in other.cells.iter() {
-            let key = theirs.key();
-            let hash = table.hash(key);
-            if table.get(hash, key).is_some() {
-                continue;
-            }
+        for theirs in other.cells.unordered() {
+            let hash = self.position(theirs.key());
             let join = if within_any(rotten, hash) { &unseen } else { join };
-            let take = |dot: ShortDot, element: Option<&[u8]>| {
-                dot.seq() > join.ours[dot.actor().index()] && !parked.holds(dot, key, element)
-            };
-            let none = |_: ShortDot, _: Option<&[u8]>, _: bool| true;
-            let mut cells = Cells::new(key);
-            let mut ours = Changing::new(&mut cells, rows, hash);
-            join.register(&mut ours, Some(theirs), none, take);
-            join.set(&mut ours, Some(theirs), none, take);
-            join.counters(&mut ours, Some(theirs));
-            if !ours.finish().is_blank() {
-                tallies.replace(&Shape::default(), &Shape::of(&cells));
-                let fingerprint = cells.fingerprint();
-                table.get_or_insert(hash, key, || cells);
-                table.note_change(hash, Fingerprint::default(), fingerprint);
-            }
+            self.merge_key(hash, theirs, other, join);
+        }
+    }
+
+    /// A key that only they have; nothing, if it is here.
+    pub(super) fn merge_key(&mut self, position: u64, theirs: &Cells, other: &State, join: &Join) {
+        let State { cells: table, parked, tallies, hash_key, tags, .. } = self;
+        let key = theirs.key();
+        if table.get(position, key).is_some() {
+            return;
+        }
+        let mut cells = Cells::new(key);
+        let mut ours = Changing::new(&mut cells, Rows { key: *hash_key, tags }, position);
+        join.merge(&mut ours, Some(theirs), parked, other);
+        if !ours.finish().is_blank() {
+            tallies.replace(&Shape::default(), &Shape::of(&cells));
+            let fingerprint = cells.fingerprint();
+            table.get_or_insert(position, key, || cells);
+            table.note_change(position, Fingerprint::default(), fingerprint);
         }
     }
 }
 
 /// Both version vectors, as they were before the merge, in our numbering of actors.
-#[derive(Clone)]
-struct Join {
-    ours: Vec<u64>,
-    theirs: Vec<u64>,
+#[derive(Debug, Clone)]
+pub(super) struct Join {
+    pub(super) ours: Vec<u64>,
+    pub(super) theirs: Vec<u64>,
+    /// Whether both number all actors alike that the other side knows.
+    pub(super) alike: bool,
     /// By their place of an actor: ours.
     places: Vec<ActorIx>,
     /// By our place of an actor: theirs, if they know it.
@@ -212,12 +222,35 @@ struct Join {
 }
 
 impl Join {
-    fn translate(&self, dot: ShortDot) -> ShortDot {
+    pub(super) fn translate(&self, dot: ShortDot) -> ShortDot {
         ShortDot::new(self.places[dot.actor().index()], dot.seq())
     }
 
+    /// One key: what is ours of it, against what is theirs, which may be nothing.
+    pub(super) fn merge(
+        &self,
+        ours: &mut Changing<'_>,
+        theirs: Option<&Cells>,
+        parked: &Parked,
+        other: &State,
+    ) {
+        let key: SmallVec<[u8; 64]> = ours.cells().key().into();
+        let keep = |dot: ShortDot, element: Option<&[u8]>, theirs_live: bool| {
+            theirs_live
+                || mutant::is(Mutant::PlainUnion)
+                || dot.seq() > self.theirs[dot.actor().index()]
+                    && !self.parked_there(other, dot, &key, element)
+        };
+        let take = |dot: ShortDot, element: Option<&[u8]>| {
+            dot.seq() > self.ours[dot.actor().index()] && !parked.holds(dot, &key, element)
+        };
+        self.register(ours, theirs, keep, take);
+        self.set(ours, theirs, keep, take);
+        self.counters(ours, theirs);
+    }
+
     /// Whether a merge into nothing would take cells as they are, told in our numbering.
-    fn is_news(&self, cells: &Cells) -> bool {
+    pub(super) fn is_news(&self, cells: &Cells) -> bool {
         let unseen = |actor: ActorIx, seq: u64| seq > self.ours[actor.index()];
         let is_news = |dot: &ShortDot| unseen(dot.actor(), dot.seq());
         let mut parts = [Counter::G, Counter::Pn].into_iter().filter_map(|counter| cells.counter(counter));
@@ -248,7 +281,13 @@ impl Join {
     }
 
     /// Whether they hold a parked removal of a dot of ours that they have not seen.
-    fn parked_there(&self, other: &State, dot: ShortDot, key: &[u8], element: Option<&[u8]>) -> bool {
+    pub(super) fn parked_there(
+        &self,
+        other: &State,
+        dot: ShortDot,
+        key: &[u8],
+        element: Option<&[u8]>,
+    ) -> bool {
         if other.parked.is_empty() {
             return false;
         }

@@ -47,6 +47,7 @@ pub mod mutant;
 pub mod oplog;
 pub(crate) mod outgoing;
 pub mod parked;
+pub mod prepare;
 pub mod pull;
 pub mod push;
 pub mod quorum;

@@ -96,6 +96,8 @@ pub enum Mutant {
     DifferenceLeft,
     /// Of two contents of one write each side keeps its own.
     ContentsKept,
+    /// What has been worked out of a merge stands, whatever ops have touched since.
+    PreparedKept,
 }
 
 #[cfg(feature = "mutants")]
@@ -120,7 +122,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 43] = [
+        pub const ALL: [Self; 44] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -164,6 +166,7 @@ mod active {
             Self::RotLeft,
             Self::DifferenceLeft,
             Self::ContentsKept,
+            Self::PreparedKept,
         ];
     }
 }

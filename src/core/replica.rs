@@ -69,6 +69,12 @@ pub struct Replica {
     pub(super) rotten: Vec<Prefix>,
 }
 
+/// Whether these cells know deletes of a contribution of that actor.
+pub(super) fn is_reset(cells: &Cells, actor: ActorIx) -> bool {
+    let parts = [Counter::G, Counter::Pn].map(|counter| cells.counter(counter)?.get(actor));
+    parts.into_iter().flatten().any(|part| part.baseline.is_some())
+}
+
 impl Replica {
     /// A replica that goes on from `state` (which may be empty) as `actor`.
     ///
@@ -286,15 +292,11 @@ impl Replica {
     /// Remembers keys on which a merged state knows deletes of an own contribution.
     fn closable_of(&self, staged: &State) -> Vec<Box<[u8]>> {
         let Some(own) = staged.actors.find(self.actor()) else { return Vec::new() };
-        let is_reset = |cells: &Cells| {
-            let parts = [Counter::G, Counter::Pn].map(|counter| cells.counter(counter)?.get(own));
-            parts.into_iter().flatten().any(|part| part.baseline.is_some())
-        };
         // Mostly there is none, and then order need not be made.
-        if staged.cells.all(|cells| !is_reset(cells)) {
+        if staged.cells.all(|cells| !is_reset(cells, own)) {
             return Vec::new();
         }
-        staged.cells().filter(|cells| is_reset(cells)).map(|cells| Box::from(cells.key())).collect()
+        staged.cells().filter(|cells| is_reset(cells, own)).map(|cells| Box::from(cells.key())).collect()
     }
 
     pub(super) fn take_closable(&mut self) -> Vec<Box<[u8]>> {
@@ -330,19 +332,27 @@ impl Replica {
         ranges: Option<&Ranges>,
         rotten: &[Span],
     ) -> Result<(), ApplyError> {
-        // Ops applied before the merge stand before it in the log on disk.
+        self.before_merge();
+        let closable = self.closable_of(staged);
+        self.state.merge_ranges(staged, ranges, rotten)?;
+        self.note_merge(ranges, closable);
+        Ok(())
+    }
+
+    /// Ops applied before a merge stand before it in the log on disk.
+    pub(super) fn before_merge(&mut self) {
         self.settle_pending();
         if mutant::is(Mutant::VolatileFilter) {
             self.state.forget_early();
         }
-        let closable = self.closable_of(staged);
-        self.state.merge_ranges(staged, ranges, rotten)?;
+    }
+
+    pub(super) fn note_merge(&mut self, ranges: Option<&Ranges>, closable: Vec<Box<[u8]>>) {
         self.closable.extend(closable);
         self.entries.push(ranges.map_or(Entry::MergeCommit, |ranges| Entry::MergeRanges {
             key: (ranges.key().0, ranges.key().1),
             spans: ranges.spans().iter().map(|span| (span.start, span.end)).collect(),
         }));
-        Ok(())
     }
 
     /// Begins to note which keys ops change.

@@ -27,6 +27,7 @@ use super::leftover::Leftover;
 use super::link::{Event, Gossip, LinkId, Now};
 use super::mutant::{self, Mutant};
 use super::outgoing::Outgoing;
+use super::prepare::{Prepared, Preparing, Spent};
 use super::replica::Replica;
 use super::snapshot::SnapshotId;
 use super::sources::{Farewell, Sharing, Source};
@@ -60,6 +61,8 @@ pub(super) struct Incoming {
     pub(super) stirred: bool,
     /// Whether it is because both have seen the same and differ.
     pub(super) reconciles: bool,
+    /// What the step at the end will do, and when more of that is to be worked out.
+    pub(super) prepared: Option<(Prepared, u64)>,
 }
 
 impl Incoming {
@@ -67,7 +70,17 @@ impl Incoming {
     fn due(&self) -> u64 {
         let left = self.guide.as_ref().is_some_and(|guide| !guide.left_over.is_empty());
         let sources = self.sources.iter().map(|source| source.stream.deadline);
-        if left { 0 } else { sources.fold(self.stream.deadline, u64::min) }
+        let prepare = self.prepared.iter().filter(|(prepared, _)| !prepared.is_done()).map(|(_, at)| *at);
+        if left { 0 } else { sources.chain(prepare).fold(self.stream.deadline, u64::min) }
+    }
+
+    /// Ends it, with what was staged.
+    fn into_staged(self) -> Option<State> {
+        let mut context = self.context?;
+        if let Some((prepared, _)) = self.prepared {
+            prepared.give_back(&mut context.staged);
+        }
+        Some(context.staged)
     }
 }
 
@@ -86,6 +99,7 @@ pub(super) struct Context {
 pub(crate) struct Merges {
     pub(super) incoming: Option<Incoming>,
     pub(super) sharing: Sharing,
+    pub(super) preparing: Preparing,
     pub(super) outgoing: BTreeMap<LinkId, Outgoing>,
     /// Snapshots whose receivers are gone.
     pub(super) ended: Vec<SnapshotId>,
@@ -163,7 +177,8 @@ impl Gossip {
         let incoming = self.merges.incoming.as_ref()?;
         let Incoming { began, blocks, bytes, logged, .. } = *incoming;
         let (link, members, context) = (incoming.stream.link, incoming.members(), incoming.context.as_ref());
-        let keys = context.map_or(0, |context| context.staged.cells.len() as u64);
+        let taken = incoming.prepared.as_ref().map_or(0, |(prepared, _)| prepared.staged());
+        let keys = taken + context.map_or(0, |context| context.staged.cells.len() as u64);
         let of = context.and_then(|context| context.keys);
         Some(MergeProgress { link, members, began, blocks, bytes, logged, keys, of })
     }
@@ -206,6 +221,7 @@ impl Gossip {
             gave: 0,
             stirred: false,
             reconciles,
+            prepared: None,
         });
         self.send(from, Message::Sync(Sync::Merge { id, guided }));
         true
@@ -393,12 +409,12 @@ impl Gossip {
         }
         let key = replica.state().hash_key;
         self.hand_out();
-        if !self.is_complete() {
+        if !self.is_complete() || self.is_preparing() {
             return;
         }
         let Some(guide) = self.merges.incoming_of(from, id).and_then(|i| i.guide.as_mut()) else { return };
         let Some(touched) = replica.touched() else {
-            return self.refuse_merge(now, from, id, "too much was written meanwhile");
+            return self.give_up_merge(now, from, id, "too much was written meanwhile");
         };
         let staged = Ranges::new(key, guide.staged.iter().copied());
         let rotten = Ranges::new(key, guide.rotten.iter().copied());
@@ -410,7 +426,7 @@ impl Gossip {
             outside.for_each(|position| guide.want(Prefix::of(*position, KEY_BITS), None));
         }
         self.hand_out();
-        if self.is_complete() {
+        if self.is_complete() && self.is_prepared(now, replica, &staged) {
             self.send(from, Message::Sync(Sync::Done { id }));
             self.commit_merge(now, replica, Some(staged));
         }
@@ -466,11 +482,12 @@ impl Gossip {
     /// Has the log hold the session that is under way anew: what came before a checkpoint is not
     /// read after a restart, nor is what came before another life began.
     pub(crate) fn log_merge_again(&self, replica: &mut Replica) {
-        let context = self.merges.incoming.as_ref().and_then(|incoming| incoming.context.as_ref());
-        let Some(Context { staged, seen, parked, .. }) = context else { return };
+        let Some(incoming) = self.merges.incoming.as_ref() else { return };
+        let Some(Context { staged, seen, parked, .. }) = &incoming.context else { return };
         replica.note(Entry::MergeBegin { seen: seen.clone(), parked: parked.clone() });
         let mut builder = BlockBuilder::new(staged.actors());
-        staged.cells().for_each(|cells| builder.push(cells));
+        let taken = incoming.prepared.iter().flat_map(|(prepared, _)| prepared.staged_cells());
+        staged.cells().chain(taken).for_each(|cells| builder.push(cells));
         builder.finish().into_iter().for_each(|block| replica.note(Entry::MergeBlock(block)));
     }
 
@@ -489,7 +506,15 @@ impl Gossip {
             self.repair(unsound);
             return self.give_up_merge(now, from, id, "what differs has rotted here");
         }
-        if let Err(error) = replica.merge_ranges(&mut context.staged, ranges.as_ref(), replaced.spans()) {
+        let merged = match (&mut incoming.prepared, &ranges) {
+            (Some((prepared, _)), Some(ranges)) => {
+                replica.merge_prepared(&mut context.staged, ranges, prepared)
+            }
+            _ => replica
+                .merge_ranges(&mut context.staged, ranges.as_ref(), replaced.spans())
+                .map(|()| Spent::default()),
+        };
+        if let Err(error) = merged.map(|spent| self.out.spent.push(spent)) {
             self.merges.incoming = Some(incoming);
             self.give_up_merge(now, from, id, &error.to_string());
             // Lack of room here is nobody's offence.
@@ -499,7 +524,14 @@ impl Gossip {
             return;
         }
         self.counts.merges += 1;
-        self.merges.leftover = None;
+        if let Some((prepared, _)) = &incoming.prepared {
+            self.counts.keys_prepared += prepared.kept;
+            self.counts.keys_again += prepared.again;
+        }
+        let leftover = self.merges.leftover.take().map(Leftover::into_state);
+        self.out.spent.extend(
+            incoming.context.take().map(|context| context.staged).into_iter().chain(leftover).map(Spent::of),
+        );
         self.merges.rotten.retain(|range| !rotten.contains(range));
         self.counts.repaired += rotten.len() as u64;
         self.receive_ahead(now, replica, from);
@@ -555,7 +587,7 @@ impl Gossip {
         self.misbehaved(from, reason);
     }
 
-    fn give_up_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
+    pub(super) fn give_up_merge(&mut self, now: Now, from: LinkId, id: u64, reason: &str) {
         self.break_off(now, REST);
         let text: String = reason.chars().take(64).collect();
         self.send(from, Message::Sync(Sync::Abort { id, reason: text }));
@@ -566,11 +598,11 @@ impl Gossip {
 impl Gossip {
     /// Ends the merge under way, keeps what it had come to for the next one, and lets that wait for a while.
     fn break_off(&mut self, now: Now, rest: u64) {
-        let Some(incoming) = self.merges.incoming.take() else { return };
-        for Source { stream, .. } in incoming.sources {
+        let Some(mut incoming) = self.merges.incoming.take() else { return };
+        for Source { stream, .. } in std::mem::take(&mut incoming.sources) {
             self.send(stream.link, Message::Sync(Sync::Done { id: stream.id }));
         }
-        let staged = incoming.context.and_then(|context| Leftover::of(context.staged, now.mono));
+        let staged = incoming.into_staged().and_then(|staged| Leftover::of(staged, now.mono));
         self.merges.leftover = Leftover::fuller(self.merges.leftover.take(), staged);
         self.counts.merges_aborted += 1;
         self.merges.not_before = now.mono + rest;

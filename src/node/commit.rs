@@ -10,7 +10,7 @@ use tidings_proto::message::{Pull, Sync};
 use tidings_proto::{Message, Run, bounds};
 
 use super::{Node, wall_millis};
-use crate::engine::{Effects, Input, LinkId};
+use crate::engine::{Effects, Input, LinkId, Spent};
 use crate::store::{AppendError, Fsync, Lsn, Store};
 
 /// How often the log is synced with `fsync = "everysec"`, and with `"no"`, where
@@ -22,6 +22,9 @@ const MOST_UNSYNCED: usize = 4_096;
 
 /// Most bytes of ops and cells in messages that wait for one sync; then whoever adds to them waits for it.
 const MOST_UNSYNCED_BYTES: usize = 16 << 20;
+
+/// Most cells that are dropped by whoever commits: some tenths of a millisecond.
+const MOST_DROPPED: usize = 4_096;
 
 /// A place in the log: what was committed up to here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -92,6 +95,14 @@ fn payload(sends: &[(LinkId, Message)]) -> usize {
     sends.iter().map(|(_, message)| size(message)).sum()
 }
 
+/// Drops what is no longer needed; if it is much, on a thread of its own: whoever commits has a client that waits.
+fn drop_elsewhere(spent: Vec<Spent>) {
+    if spent.iter().map(Spent::cells).sum::<usize>() > MOST_DROPPED {
+        // Should there be no thread to be had it is dropped here.
+        let _ = std::thread::Builder::new().name("spent".into()).spawn(move || drop(spent));
+    }
+}
+
 /// Wakes one thread, now or at its next wait.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
@@ -149,6 +160,7 @@ impl Node {
     /// Hands over answers and acts upon events. Not under the committer's lock.
     pub(super) fn finish_effects(&self, effects: Effects) {
         self.0.handoff.ask(effects.reads);
+        drop_elsewhere(effects.spent);
         for (token, answer) in effects.answers {
             if let Some(tell) = self.0.answers.lock().remove(&token) {
                 // Whoever asked may have given up.

@@ -68,6 +68,9 @@ facts! {
     /// Sessions of merges with members that are not the primary, ranges that came from them, and ranges that were
     /// asked for once more, since who had been asked first did not give them.
     sources, ranges_of_sources, ranges_again,
+    /// Keys that merges changed as had been worked out beforehand, and keys that were merged
+    /// in the step, since ops had touched them meanwhile.
+    keys_prepared, keys_again,
     /// Merges that took place with ranges of several members.
     shared_merges,
     /// Quorum reads that had an answer, those of them that peers had taught their node something, and

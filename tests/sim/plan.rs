@@ -5,7 +5,7 @@ use std::fmt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidings::core::bounds;
-use tidings::engine::{Limits, Settings, Sharing};
+use tidings::engine::{Limits, Preparing, Settings, Sharing};
 use tidings::store::{self, Fsync};
 
 /// What can go wrong. A run has a set of these.
@@ -197,6 +197,7 @@ pub struct Plan {
     pub seeds: usize,
     /// When and how several members give one a state. Mostly small enough to happen.
     pub sharing: Sharing,
+    pub preparing: Preparing,
     /// Whether disks are often replaced among many nodes with short logs, so that blank ones join. That is so in
     /// every fourth seed of the rough profiles.
     pub gathers: bool,
@@ -252,6 +253,7 @@ impl Plan {
             orders: pick(rng, &[1, 1, 1, 2, 3]),
             quorums: seed.is_multiple_of(5),
             sharing: Sharing::default(),
+            preparing: Preparing::default(),
             gathers: !calm && seed % 4 == 3,
             audit_interval: pick(rng, &[300_000, 2_000_000, 5_000_000]),
         };
@@ -279,6 +281,10 @@ impl Plan {
         let few = |keys, times, ranges| Sharing { keys, times, ranges };
         plan.sharing =
             pick(rng, &[few(1, 0, 1), few(1, 1, 1), few(3, 16, 1), few(6, 0, 4), Sharing::default()]);
+        // A key or a few at a time, and ops between them.
+        let steps = |keys, pause| Preparing { keys, pause };
+        let draws = [steps(1, 0), steps(1, 500), steps(1, 20_000), steps(4, 2_000), Preparing::default()];
+        plan.preparing = pick(rng, &draws);
         if plan.gathers {
             plan.gather(pick(rng, &[4, 4, 5, 6]), pick(rng, &[0, 0, 300]));
         }
@@ -340,7 +346,7 @@ impl fmt::Display for Plan {
         write!(
             f,
             "  {} keys{}, {} elements{}, room for {} parked removals and {} B of early ops, clocks {} ms apart, {} seeds, {} orders, \
-             states of {} keys from several, audits each {} ms",
+             states of {} keys from several, merges worked out by {} keys each {} us, audits each {} ms",
             self.keys,
             if self.hot { ", one hot" } else { "" },
             self.elements,
@@ -351,6 +357,8 @@ impl fmt::Display for Plan {
             self.seeds,
             self.orders,
             self.sharing.keys,
+            self.preparing.keys,
+            self.preparing.pause,
             self.audit_interval / 1_000
         )
     }

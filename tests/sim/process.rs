@@ -221,6 +221,8 @@ impl World {
         self.facts.sources += counts.sources;
         self.facts.ranges_of_sources += counts.ranges_of_sources;
         self.facts.ranges_again += counts.ranges_again;
+        self.facts.keys_prepared += counts.keys_prepared;
+        self.facts.keys_again += counts.keys_again;
         self.facts.merges_aborted += counts.merges_aborted;
     }
 
@@ -261,6 +263,7 @@ impl World {
         replica.set_parked_room(Room { removals: self.plan.parked, ..Room::default() });
         life.engine.set_ahead_bound(self.plan.ahead);
         life.engine.set_sharing(self.plan.sharing);
+        life.engine.set_preparing(self.plan.preparing);
         self.names.extend(&mut life.places, life.engine.replica().state());
         let seen = self.names.seen(&life.places, life.engine.replica().state());
         life.first_seen = seen.clone();
