@@ -84,6 +84,7 @@ impl Pair {
                 if node.deadline() <= self.now.mono {
                     node.handle(self.now, Input::Tick);
                 }
+                self.longest = self.longest.max(began.elapsed());
                 let mut effects = node.take_effects(self.now);
                 for read in std::mem::take(&mut effects.reads) {
                     // There is no disk: what memory has let go of has been cut from the log there too.

@@ -309,7 +309,11 @@ impl Engine {
         let ops = replica.pending_ops();
         let records = replica.take_records();
         let last_record = replica.last_record();
-        let Outbox { mut sends, answers, events, reads, spent } = gossip.take_outbox();
+        let Outbox { mut sends, answers, events, reads, mut spent } = gossip.take_outbox();
+        let snapshots = replica.take_spent();
+        if !snapshots.is_empty() {
+            spent.push(Spent::of_snapshots(snapshots));
+        }
         if mutant::is(Mutant::StalePayload) {
             crate::core::broken::later_contexts(&mut sends, replica);
         }

@@ -4,16 +4,18 @@
 //! the [`Guide`] says, which all sessions of a merge share.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tidings_proto::bounds as wire;
 use tidings_proto::message::{RangeParts, Sync};
 
 use super::bounds;
-use super::fingerprint::{Fingerprint, Prefix, Span};
+use super::fingerprint::{Fingerprint, Prefix, Ranges, Span};
 use super::link::{LinkId, Now};
 use super::mutant::{self, Mutant};
 use super::state::State;
+use super::table::HashKey;
 
 /// How long a session may be silent before it is given up; microseconds.
 pub(super) const PATIENCE: u64 = 15_000_000;
@@ -187,6 +189,8 @@ pub(super) struct Guide {
     lone: BTreeSet<Prefix>,
     /// Ranges that have been asked for, or are known to be empty there, or were left from an earlier session.
     pub(super) staged: Vec<Prefix>,
+    /// The same as ranges, and of how many of them.
+    ranges: Option<(usize, Arc<Ranges>)>,
     /// What of the latter has not been taken over yet.
     pub(super) left_over: VecDeque<Span>,
     /// Ranges whose cells here have rotted and are to be replaced, and what had been seen when that was asked for.
@@ -212,6 +216,15 @@ impl Guide {
         self.shared = Some(bits);
         let first = 1_u64 << (bits - 4);
         self.frontier.extend((first..2 * first).filter_map(Prefix::numbered));
+    }
+
+    /// All ranges that have been asked for, or need not be.
+    pub(super) fn ranges(&mut self, key: HashKey) -> Arc<Ranges> {
+        let known = self.ranges.take().filter(|(of, _)| *of == self.staged.len());
+        let (of, ranges) = known
+            .unwrap_or_else(|| (self.staged.len(), Arc::new(Ranges::new(key, self.staged.iter().copied()))));
+        self.ranges = Some((of, ranges.clone()));
+        ranges
     }
 
     /// Notes that a range is to be fetched; with its fingerprint in the snapshot, if others may be asked for it.

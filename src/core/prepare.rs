@@ -6,10 +6,13 @@
 //! are noted. So it is worked out while ops go on, and the step itself only puts cells in their places; what ops have
 //! touched since is worked out anew in it. Nothing of this is on disk: a replay merges all of it in one go.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 use tidings_proto::Message;
 
 use super::actors::{ActorIx, ShortDot};
+use super::block::AHEAD;
 use super::bounds;
 use super::cells::{Cells, Changing};
 use super::fingerprint::{Fingerprint, Ranges, Rows, Span};
@@ -19,6 +22,7 @@ use super::mutant::{self, Mutant};
 use super::register::Version;
 use super::replica::{Replica, is_reset};
 use super::session::Merges;
+use super::snapshot::Snapshot;
 use super::state::{ApplyError, State};
 use super::table::{Named, within_any};
 use super::view::Shape;
@@ -32,6 +36,18 @@ enum Becomes {
     Staged(Cells),
     /// What both together are.
     Merged(Cells),
+    /// It has become that; what stood there before is left to be dropped.
+    Done(Option<Cells>),
+}
+
+impl Becomes {
+    fn cells(&self) -> Option<&Cells> {
+        match self {
+            Self::Staged(cells) | Self::Merged(cells) => Some(cells),
+            Self::Done(cells) => cells.as_ref(),
+            Self::Gone(_) => None,
+        }
+    }
 }
 
 /// The same, before anything has been moved.
@@ -60,7 +76,7 @@ impl Default for Preparing {
 /// What a merge will do, as far as it has been worked out.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    ranges: Ranges,
+    ranges: Arc<Ranges>,
     /// This process, as the staged state numbers actors.
     own: Option<ActorIx>,
     /// How many ops had been noted when it began.
@@ -81,9 +97,9 @@ pub(super) struct Prepared {
 /// What nobody needs any more and takes long to drop: that is for where nobody waits.
 #[derive(Debug, Default)]
 pub struct Spent {
-    cells: Vec<Cells>,
     changes: Vec<Vec<(u64, Becomes)>>,
     states: Vec<State>,
+    snapshots: Vec<Snapshot>,
 }
 
 impl Spent {
@@ -92,16 +108,23 @@ impl Spent {
         Self { states: vec![state], ..Self::default() }
     }
 
-    /// How many cells there are to drop.
+    /// Snapshots that are over.
+    pub(crate) fn of_snapshots(snapshots: Vec<Snapshot>) -> Self {
+        Self { snapshots, ..Self::default() }
+    }
+
+    /// How many keys' cells there are to drop.
     pub fn cells(&self) -> usize {
+        let changes = self.changes.iter().map(|some| some.iter().filter_map(|(_, b)| b.cells()).count());
         let states = self.states.iter().map(|state| state.cells.len());
-        self.cells.len() + self.changes.iter().map(Vec::len).sum::<usize>() + states.sum::<usize>()
+        let snapshots = self.snapshots.iter().map(Snapshot::copied);
+        changes.chain(states).chain(snapshots).sum::<usize>()
     }
 }
 
 impl Prepared {
     /// Begins, with what was staged for these ranges. `since`: how many ops have been noted so far.
-    pub(super) fn new(ranges: Ranges, own: Option<ActorIx>, since: usize) -> Self {
+    pub(super) fn new(ranges: Arc<Ranges>, own: Option<ActorIx>, since: usize) -> Self {
         let (changes, closable) = (Vec::new(), Vec::new());
         Self { ranges, own, since, next: Some(0), changes, staged: 0, closable, kept: 0, again: 0 }
     }
@@ -120,7 +143,7 @@ impl Prepared {
     pub(super) fn staged_cells(&self) -> impl Iterator<Item = &Cells> {
         self.changes.iter().flatten().filter_map(|(_, becomes)| match becomes {
             Becomes::Staged(cells) => Some(cells),
-            Becomes::Gone(_) | Becomes::Merged(_) => None,
+            _ => None,
         })
     }
 
@@ -315,41 +338,62 @@ impl State {
         again.sort_unstable();
         again.dedup();
         again.retain(|position| ranges.contains(*position) && !mutant::is(Mutant::PreparedKept));
-        let mut spent = Spent::default();
-        let mut late = again.iter().copied().peekable();
-        let mut bucket: Option<Span> = None;
-        for (position, becomes) in prepared.changes.iter_mut().flat_map(|changes| changes.drain(..)) {
-            while late.next_if(|touched| *touched < position).is_some() {}
-            if late.peek() == Some(&position) {
-                match becomes {
-                    Becomes::Staged(cells) => _ = other.put(position, cells),
-                    Becomes::Merged(cells) => spent.cells.push(cells),
-                    Becomes::Gone(_) => {}
+        let mut changes = std::mem::take(&mut prepared.changes);
+        let (mut late, mut bucket) = (&again[..], None);
+        for some in changes.iter_mut().flat_map(|changes| changes.chunks_mut(AHEAD)) {
+            prepared.kept += self.put_all(other, some, &mut late, &mut bucket);
+        }
+        prepared.again = again.len() as u64;
+        self.merge_again(other, &join, prepared, &again);
+        self.unite(other, &join);
+        Ok(Spent { changes, ..Spent::default() })
+    }
+
+    /// Puts cells in their places, but for those at positions that are late, and leaves those that stood there in theirs.
+    /// Says how many.
+    fn put_all(
+        &mut self,
+        other: &mut State,
+        changes: &mut [(u64, Becomes)],
+        late: &mut &[u64],
+        bucket: &mut Option<Span>,
+    ) -> u64 {
+        let first = |cells: &Cells| cells.key().first().copied().unwrap_or(0);
+        let positions: SmallVec<[u64; AHEAD]> = changes.iter().map(|(position, _)| *position).collect();
+        self.cells.fetch(&positions, first);
+        let new = changes.iter().filter_map(|(_, becomes)| becomes.cells());
+        std::hint::black_box(new.map(first).fold(0, |all, one| all ^ one));
+        let mut kept = 0;
+        for (position, becomes) in changes {
+            let position = *position;
+            *late = &late[late.partition_point(|touched| *touched < position)..];
+            if late.first() == Some(&position) {
+                // It is merged as if nothing had been worked out.
+                if let Becomes::Staged(_) = becomes
+                    && let Becomes::Staged(cells) = std::mem::replace(becomes, Becomes::Done(None))
+                {
+                    other.put(position, cells);
                 }
                 continue;
             }
             if !bucket.is_some_and(|bucket| bucket.contains(position)) {
-                bucket = Some(self.cells.span(position));
+                *bucket = Some(self.cells.span(position));
                 if !mutant::is(Mutant::SnapshotOverMerge) {
                     self.snapshots.before_change(&self.cells, position);
                 }
             }
-            let (after, old) = match becomes {
+            let (after, old) = match std::mem::replace(becomes, Becomes::Done(None)) {
                 Becomes::Gone(key) => (Shape::default(), self.take_out(position, &key)),
                 Becomes::Staged(cells) | Becomes::Merged(cells) => {
                     (Shape::of(&cells), self.put(position, cells))
                 }
+                Becomes::Done(_) => continue,
             };
-            let before = old.as_ref().map(Shape::of).unwrap_or_default();
-            self.tallies.replace(&before, &after);
-            prepared.kept += 1;
-            spent.cells.extend(old);
+            self.tallies.replace(&old.as_ref().map(Shape::of).unwrap_or_default(), &after);
+            *becomes = Becomes::Done(old);
+            kept += 1;
         }
-        spent.changes = std::mem::take(&mut prepared.changes);
-        prepared.again = again.len() as u64;
-        self.merge_again(other, &join, prepared, &again);
-        self.unite(other, &join);
-        Ok(spent)
+        kept
     }
 
     /// Merges the keys at some positions, in ascending order.
@@ -414,7 +458,7 @@ impl Gossip {
     }
 
     /// Whether the step at the end can be taken. If not that is being worked out from now on, or the merge is over.
-    pub(super) fn is_prepared(&mut self, now: Now, replica: &mut Replica, ranges: &Ranges) -> bool {
+    pub(super) fn is_prepared(&mut self, now: Now, replica: &mut Replica, ranges: &Arc<Ranges>) -> bool {
         let Some(incoming) = &mut self.merges.incoming else { return false };
         let Some((guide, context)) = incoming.guide.as_ref().zip(incoming.context.as_ref()) else {
             return false;
@@ -535,7 +579,7 @@ mod tests {
             let mut staged = all_of(&there, &here);
             here.watch();
             (0..rng.random_range(0..20)).for_each(|_| write(&mut here, rng, keys));
-            let ranges = Ranges::new(HashKey(1, 2), [Prefix::ROOT]);
+            let ranges = Arc::new(Ranges::new(HashKey(1, 2), [Prefix::ROOT]));
             let own = staged.actors().find(here.actor());
             let mut prepared = Prepared::new(ranges.clone(), own, here.touched().unwrap().len());
             while !prepared.is_done() {
@@ -567,7 +611,7 @@ mod tests {
         (0..500).for_each(|_| write(&mut here, rng, 300));
         let mut staged = all_of(&there, &here);
         let before = staged.fingerprint();
-        let mut prepared = Prepared::new(Ranges::new(HashKey(1, 2), [Prefix::ROOT]), None, 0);
+        let mut prepared = Prepared::new(Arc::new(Ranges::new(HashKey(1, 2), [Prefix::ROOT])), None, 0);
         here.prepare(&mut staged, &mut prepared, usize::MAX).unwrap();
         assert!(prepared.staged() > 0 && staged.fingerprint() != before);
         prepared.give_back(&mut staged);

@@ -416,7 +416,7 @@ impl Gossip {
         let Some(touched) = replica.touched() else {
             return self.give_up_merge(now, from, id, "too much was written meanwhile");
         };
-        let staged = Ranges::new(key, guide.staged.iter().copied());
+        let staged = guide.ranges(key);
         let rotten = Ranges::new(key, guide.rotten.iter().copied());
         if touched.iter().any(|position| rotten.contains(*position)) {
             return self.give_up_merge(now, from, id, "what is to be replaced was written to");
@@ -428,7 +428,7 @@ impl Gossip {
         self.hand_out();
         if self.is_complete() && self.is_prepared(now, replica, &staged) {
             self.send(from, Message::Sync(Sync::Done { id }));
-            self.commit_merge(now, replica, Some(staged));
+            self.commit_merge(now, replica, Some(&staged));
         }
     }
 
@@ -491,7 +491,7 @@ impl Gossip {
         builder.finish().into_iter().for_each(|block| replica.note(Entry::MergeBlock(block)));
     }
 
-    fn commit_merge(&mut self, now: Now, replica: &mut Replica, ranges: Option<Ranges>) {
+    fn commit_merge(&mut self, now: Now, replica: &mut Replica, ranges: Option<&Ranges>) {
         let mut incoming = self.merges.incoming.take().expect("the caller found it");
         let context = incoming.context.as_mut().expect("the caller checked");
         let (from, id) = (incoming.stream.link, incoming.stream.id);
@@ -499,20 +499,20 @@ impl Gossip {
         let rotten = incoming.guide.as_ref().map(|guide| guide.rotten.clone()).unwrap_or_default();
         let replaced = Ranges::new(replica.state().hash_key, rotten.iter().copied());
         self.absorb(replica, from, &context.seen);
-        let spans = ranges.as_ref().filter(|_| incoming.reconciles).map(|ranges| ranges.spans().to_vec());
+        let spans = ranges.filter(|_| incoming.reconciles).map(|ranges| ranges.spans().to_vec());
         let unsound = spans.as_ref().map(|spans| replica.state().rotten_within(spans)).unwrap_or_default();
         if !unsound.is_empty() {
             self.merges.incoming = Some(incoming);
             self.repair(unsound);
             return self.give_up_merge(now, from, id, "what differs has rotted here");
         }
-        let merged = match (&mut incoming.prepared, &ranges) {
+        let merged = match (&mut incoming.prepared, ranges) {
             (Some((prepared, _)), Some(ranges)) => {
                 replica.merge_prepared(&mut context.staged, ranges, prepared)
             }
-            _ => replica
-                .merge_ranges(&mut context.staged, ranges.as_ref(), replaced.spans())
-                .map(|()| Spent::default()),
+            _ => {
+                replica.merge_ranges(&mut context.staged, ranges, replaced.spans()).map(|()| Spent::default())
+            }
         };
         if let Err(error) = merged.map(|spent| self.out.spent.push(spent)) {
             self.merges.incoming = Some(incoming);

@@ -47,7 +47,7 @@ const STEP_BUCKETS: usize = 128;
 type Copied = Arc<[(u64, Cells)]>;
 
 #[derive(Debug, Clone, Default)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     /// The fingerprints of all ranges as they were, if the snapshot is guided.
     fingerprints: Option<FingerprintTree>,
     /// What is left to be walked, in order.
@@ -71,6 +71,8 @@ struct Gathered {
 pub struct Snapshots {
     running: BTreeMap<SnapshotId, Snapshot>,
     next: u64,
+    /// Those that are over and hold much, which takes long to drop.
+    spent: Vec<Snapshot>,
 }
 
 impl Snapshots {
@@ -92,7 +94,8 @@ impl Snapshots {
 
     /// Ends a snapshot, finished or not.
     pub fn end(&mut self, id: SnapshotId) {
-        self.running.remove(&id);
+        let ended = self.running.remove(&id);
+        self.spent.extend(ended.filter(|snapshot| snapshot.early.len() > STEP_BUCKETS));
     }
 
     /// How many are running.
@@ -139,6 +142,11 @@ impl Snapshots {
 }
 
 impl Snapshot {
+    /// How many keys' cells it has copied.
+    pub(super) fn copied(&self) -> usize {
+        self.early.values().map(|(_, copy)| copy.len()).sum()
+    }
+
     /// Whether a bucket that is about to change must be kept as it is.
     fn needs(&self, span: Span) -> bool {
         let walked = self.spans.front().is_none_or(|front| front.start > span.start);
@@ -292,6 +300,11 @@ impl Replica {
         let id = self.state.snapshots.begin(&self.state.cells, guided)?;
         let parked = parked_states(&self.state.parked, &self.state.actors);
         Some(Begun { id, seen: self.state.seen_entries(), parked })
+    }
+
+    /// Snapshots that are over and take long to drop.
+    pub(crate) fn take_spent(&mut self) -> Vec<Snapshot> {
+        std::mem::take(&mut self.state.snapshots.spent)
     }
 
     /// How many snapshots are running.
