@@ -246,6 +246,7 @@ impl Engine {
             Input::Tick => {
                 gossip.on_tick(now, replica);
                 gossip.prepare_due(now, replica);
+                gossip.send_due(replica);
             }
             Input::Push { link } => gossip.push_now(now, link),
             Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),

@@ -156,8 +156,11 @@ impl Cluster {
                     self.nodes[at].engine.handle(self.now, Input::Writable { link: LinkId(link) });
                 }
             }
-            if self.nodes[at].engine.deadline() <= self.now.mono {
-                self.nodes[at].engine.handle(self.now, Input::Tick);
+            // What a message brings is done bit by bit.
+            for _ in 0..64 {
+                if self.nodes[at].engine.deadline() <= self.now.mono {
+                    self.nodes[at].engine.handle(self.now, Input::Tick);
+                }
             }
             self.effects(at);
         }

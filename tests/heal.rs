@@ -85,8 +85,11 @@ impl Cluster {
             for peer in (0..self.nodes.len()).filter(|peer| *peer != at) {
                 self.nodes[at].handle(self.now, Input::Writable { link: link(peer) });
             }
-            if self.nodes[at].deadline() <= self.now.mono {
-                self.nodes[at].handle(self.now, Input::Tick);
+            // What a message brings is done bit by bit.
+            for _ in 0..64 {
+                if self.nodes[at].deadline() <= self.now.mono {
+                    self.nodes[at].handle(self.now, Input::Tick);
+                }
             }
             let mut effects = self.nodes[at].take_effects(self.now);
             for read in std::mem::take(&mut effects.reads) {

@@ -21,7 +21,11 @@ use super::table::HashKey;
 pub(super) const PATIENCE: u64 = 15_000_000;
 
 /// Most requests for fingerprints under way in a session.
-const NARROWING: usize = 8;
+const NARROWING: usize = 128;
+
+/// Most ranges in one: each may be in another bucket, which has to be walked.
+const NARROWED: usize = 32;
+const _: () = assert!(NARROWED <= wire::NARROW);
 
 /// A range with so few own keys is fetched, not narrowed further.
 const FEW_KEYS: u64 = 2;
@@ -323,7 +327,7 @@ impl Guide {
     pub(super) fn ask(&mut self, stream: &mut Stream, members: usize, most: usize) -> Vec<Sync> {
         let mut requests = Vec::new();
         while stream.asked.len() < NARROWING && !self.frontier.is_empty() {
-            let some = self.frontier.len().min(wire::NARROW);
+            let some = self.frontier.len().min(NARROWED);
             requests.push(stream.narrow(self.frontier.drain(..some).collect()));
         }
         if self.shared.is_some() {
@@ -367,7 +371,7 @@ impl Guide {
         let mut requests = Vec::new();
         while stream.asked.len() < NARROWING && *heard_of < self.parents.len() {
             let mut ranges = Vec::new();
-            while ranges.len() < wire::NARROW && *heard_of < self.parents.len() {
+            while ranges.len() < NARROWED && *heard_of < self.parents.len() {
                 let parent = self.parents[*heard_of];
                 *heard_of += 1;
                 if parent.parts().any(|part| self.wanted.contains_key(&part)) {

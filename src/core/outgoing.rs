@@ -26,6 +26,15 @@ pub(crate) struct Outgoing {
     fetches: u32,
     ends: u32,
     pub(super) deadline: u64,
+    /// Whether there may be more to send at once.
+    goes_on: bool,
+}
+
+impl Outgoing {
+    /// When something is to be done about it.
+    pub(super) fn due(&self) -> u64 {
+        if self.goes_on { 0 } else { self.deadline }
+    }
 }
 
 impl Gossip {
@@ -47,9 +56,9 @@ impl Gossip {
         };
         let deadline = now.mono + OUTGOING_PATIENCE;
         let fetches = u32::from(!guided);
-        self.merges
-            .outgoing
-            .insert(from, Outgoing { id, snapshot, guided, sent: 0, credit: 0, fetches, ends: 0, deadline });
+        let (sent, credit, ends, goes_on) = (0, 0, 0, false);
+        let outgoing = Outgoing { id, snapshot, guided, sent, credit, fetches, ends, deadline, goes_on };
+        self.merges.outgoing.insert(from, outgoing);
         let keys = replica.state().fingerprint_of(Prefix::ROOT).keys;
         self.send(from, Message::Sync(Sync::Context { id, seen, parked, keys }));
     }
@@ -104,34 +113,45 @@ impl Gossip {
         self.send_blocks(replica, from);
     }
 
-    /// As many blocks as there is credit for, and the ends of what has been sent in full.
+    /// The next block, if there is credit for it, or the ends of what has been sent in full. More of it at the next
+    /// tick: making one takes a millisecond or two, and others wait.
     fn send_blocks(&mut self, replica: &mut Replica, from: LinkId) {
         let Some(outgoing) = self.merges.outgoing.get_mut(&from) else { return };
         let id = outgoing.id;
+        outgoing.goes_on = false;
+        if outgoing.credit == 0 || outgoing.ends == outgoing.fetches {
+            return;
+        }
         let mut sends = Vec::new();
         let mut over = false;
-        while outgoing.credit > 0 && outgoing.ends < outgoing.fetches && !over {
-            match replica.step_snapshot(outgoing.snapshot) {
-                Step::Block(block) => {
-                    sends.push(Sync::Block { id, index: outgoing.sent, block });
-                    outgoing.sent += 1;
-                    outgoing.credit -= 1;
-                }
-                Step::Done => {
-                    let numbers = if outgoing.guided { outgoing.ends + 1..=outgoing.fetches } else { 0..=0 };
-                    sends.extend(numbers.map(|number| Sync::End { id, number, blocks: outgoing.sent }));
-                    outgoing.ends = outgoing.fetches;
-                    over = !outgoing.guided;
-                }
-                Step::Aborted => return self.overtaken(replica, from),
+        match replica.step_snapshot(outgoing.snapshot) {
+            Step::Block(block) => {
+                sends.push(Sync::Block { id, index: outgoing.sent, block });
+                outgoing.sent += 1;
+                outgoing.credit -= 1;
+                outgoing.goes_on = outgoing.credit > 0;
+                self.counts.blocks_sent += 1;
             }
+            Step::Done => {
+                let numbers = if outgoing.guided { outgoing.ends + 1..=outgoing.fetches } else { 0..=0 };
+                sends.extend(numbers.map(|number| Sync::End { id, number, blocks: outgoing.sent }));
+                outgoing.ends = outgoing.fetches;
+                over = !outgoing.guided;
+            }
+            Step::Aborted => return self.overtaken(replica, from),
         }
         if over {
             replica.end_snapshot(outgoing.snapshot);
             self.merges.outgoing.remove(&from);
         }
-        self.counts.blocks_sent += sends.iter().filter(|s| matches!(s, Sync::Block { .. })).count() as u64;
         sends.into_iter().for_each(|sync| self.send(from, Message::Sync(sync)));
+    }
+
+    /// Sends more of the states of which there is more to send.
+    pub(crate) fn send_due(&mut self, replica: &mut Replica) {
+        let links = self.merges.outgoing.iter().filter(|(_, outgoing)| outgoing.goes_on);
+        let links: Vec<LinkId> = links.map(|(link, _)| *link).collect();
+        links.into_iter().for_each(|link| self.send_blocks(replica, link));
     }
 
     /// A merge here has taken the ground from under a snapshot, or what was asked for has rotted.

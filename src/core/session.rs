@@ -123,7 +123,7 @@ impl Merges {
     }
 
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
-        let outgoing = self.outgoing.values().map(|outgoing| outgoing.deadline);
+        let outgoing = self.outgoing.values().map(Outgoing::due);
         let left = self.leftover.iter().map(|leftover| leftover.until);
         let incoming = self.incoming.iter().map(Incoming::due);
         incoming.chain(outgoing).chain(left)
