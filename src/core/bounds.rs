@@ -55,7 +55,7 @@ pub const SHARES: usize = 32;
 /// Keys that are worked out in one step of a context merge, of some tenths of a millisecond.
 pub const PREPARED: usize = 512;
 /// Most changes noted while a context merge is guided; with more it is begun anew.
-pub const TOUCHED: usize = 1 << 20;
+pub const TOUCHED: usize = 1 << 22;
 /// Most bytes staged by one context merge.
 pub const STAGED: usize = 16 << 30;
 /// Size at which a record for the disk is closed and the next begun.

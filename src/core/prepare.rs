@@ -79,8 +79,6 @@ pub(super) struct Prepared {
     ranges: Arc<Ranges>,
     /// This process, as the staged state numbers actors.
     own: Option<ActorIx>,
-    /// How many ops had been noted when it began.
-    since: usize,
     /// From which position on it goes on; none when all has been worked out.
     next: Option<u64>,
     /// By position, in ascending order.
@@ -123,10 +121,10 @@ impl Spent {
 }
 
 impl Prepared {
-    /// Begins, with what was staged for these ranges. `since`: how many ops have been noted so far.
-    pub(super) fn new(ranges: Arc<Ranges>, own: Option<ActorIx>, since: usize) -> Self {
+    /// Begins, with what was staged for these ranges. From now on it has to be known what ops touch.
+    pub(super) fn new(ranges: Arc<Ranges>, own: Option<ActorIx>) -> Self {
         let (changes, closable) = (Vec::new(), Vec::new());
-        Self { ranges, own, since, next: Some(0), changes, staged: 0, closable, kept: 0, again: 0 }
+        Self { ranges, own, next: Some(0), changes, staged: 0, closable, kept: 0, again: 0 }
     }
 
     /// Whether all has been worked out.
@@ -325,7 +323,7 @@ impl State {
     }
 
     /// [`State::merge_ranges`] of what has been worked out. `touched` are the positions of all keys that ops
-    /// have changed since the first of it was staged, in their order. After an error nothing has changed.
+    /// have changed since it began. After an error nothing has changed.
     pub(super) fn merge_prepared(
         &mut self,
         other: &mut State,
@@ -334,7 +332,7 @@ impl State {
         touched: &[u64],
     ) -> Result<Spent, ApplyError> {
         let join = self.admit(other)?;
-        let mut again = touched[prepared.since.min(touched.len())..].to_vec();
+        let mut again = touched.to_vec();
         again.sort_unstable();
         again.dedup();
         again.retain(|position| ranges.contains(*position) && !mutant::is(Mutant::PreparedKept));
@@ -470,8 +468,9 @@ impl Gossip {
             return true;
         }
         let own = context.staged.actors().find(replica.actor());
-        let since = replica.touched().map_or(0, <[u64]>::len);
-        incoming.prepared = Some((Prepared::new(ranges.clone(), own, since), now.mono));
+        // What they have touched before has been staged too.
+        replica.watch();
+        incoming.prepared = Some((Prepared::new(ranges.clone(), own), now.mono));
         self.prepare_some(now, replica);
         self.merges.incoming.is_some() && !self.is_preparing()
     }
@@ -577,11 +576,11 @@ mod tests {
                 }
             }
             let mut staged = all_of(&there, &here);
-            here.watch();
             (0..rng.random_range(0..20)).for_each(|_| write(&mut here, rng, keys));
+            here.watch();
             let ranges = Arc::new(Ranges::new(HashKey(1, 2), [Prefix::ROOT]));
             let own = staged.actors().find(here.actor());
-            let mut prepared = Prepared::new(ranges.clone(), own, here.touched().unwrap().len());
+            let mut prepared = Prepared::new(ranges.clone(), own);
             while !prepared.is_done() {
                 here.prepare(&mut staged, &mut prepared, rng.random_range(1..50)).unwrap();
                 match rng.random_range(0..8) {
@@ -611,7 +610,7 @@ mod tests {
         (0..500).for_each(|_| write(&mut here, rng, 300));
         let mut staged = all_of(&there, &here);
         let before = staged.fingerprint();
-        let mut prepared = Prepared::new(Arc::new(Ranges::new(HashKey(1, 2), [Prefix::ROOT])), None, 0);
+        let mut prepared = Prepared::new(Arc::new(Ranges::new(HashKey(1, 2), [Prefix::ROOT])), None);
         here.prepare(&mut staged, &mut prepared, usize::MAX).unwrap();
         assert!(prepared.staged() > 0 && staged.fingerprint() != before);
         prepared.give_back(&mut staged);
