@@ -243,3 +243,44 @@ fn beyond_the_logs() {
         assert!(ratio <= 1.1 && worst <= 1.1, "{ratio} {worst}");
     }
 }
+
+/// Keys that both sides had had before, of which each overwrites some: what the other has seen goes without its value.
+#[test]
+fn overwrites_beyond_the_logs() {
+    let mut cluster = Cluster::new(2, LOG);
+    cluster.link(0, 1);
+    let write = |cluster: &mut Cluster, at: usize, keys: &mut dyn Iterator<Item = usize>, mark: u8| {
+        for n in keys {
+            let (key, value) = (format!("key:{n:08}"), [mark; VALUE]);
+            cluster.nodes[at].write(cluster.now, Write::Set { key: key.as_bytes(), value: &value }).unwrap();
+            if n % 100 == 99 {
+                cluster.step();
+            }
+        }
+    };
+    write(&mut cluster, 0, &mut (0..2 * KEYS), b'0');
+    cluster.settle(Cluster::equal);
+    for (at, peer) in [(0, 1), (1, 0)] {
+        cluster.nodes[at].handle(cluster.now, Input::LinkDown { link: link(peer) });
+    }
+    write(&mut cluster, 0, &mut (0..2 * KEYS).step_by(4), b'a');
+    write(&mut cluster, 1, &mut (2..2 * KEYS).step_by(4), b'b');
+    cluster.step();
+    for node in &mut cluster.nodes {
+        node.replica_mut().log_mut().set_bound(0);
+        node.replica_mut().log_mut().trim();
+    }
+    (cluster.sent, cluster.received) = (vec![0; 2], vec![0; 2]);
+    cluster.link(0, 1);
+    cluster.settle(Cluster::equal);
+    let [a, b] = &cluster.nodes[..] else { unreachable!() };
+    assert_eq!(a.replica().state().fingerprint(), b.replica().state().fingerprint());
+    let rows = (KEYS / 2 * (VALUE + 12)) as u64;
+    let lean = |node: &Engine| node.gossip().counts().values_left_out;
+    let (sent, left_out) = (cluster.sent.iter().sum::<u64>(), [lean(a), lean(b)]);
+    println!(
+        "overwrites beyond the logs: {sent} B sent for 2 x {rows} B of rows; left out {left_out:?} values"
+    );
+    assert!(left_out.into_iter().all(|values| values >= KEYS as u64 / 2), "{left_out:?}");
+    assert!(sent * 10 < 2 * rows * 15, "{sent}");
+}

@@ -33,6 +33,8 @@ mod tag {
     pub(super) const SAME_ACTOR: u8 = 1 << 4;
     /// The value is as long as the one before.
     pub(super) const SAME_LENGTH: u8 = 1 << 5;
+    /// The value is left out: whoever reads has seen the write, and has it or knows that it is gone.
+    pub(super) const KNOWN: u8 = 1 << 6;
     /// Of a counter: it has a contribution, it has a baseline, it only grows.
     pub(super) const CONTRIBUTION: u8 = 1 << 3;
     pub(super) const BASELINE: u8 = 1 << 5;
@@ -82,6 +84,7 @@ impl Block {
             }
             let cell = match item.cell {
                 CellRef::None => continue,
+                CellRef::Known { .. } => return Err(malformed("a value is left out")),
                 CellRef::Register(versions) => {
                     let version = |v: &VersionRef<'_>| VersionState {
                         dot: v.dot,
@@ -196,6 +199,13 @@ impl BlockWriter {
         self.out.extend_from_slice(value);
     }
 
+    /// A register of one version, whose write the reader is known to have seen: without the value.
+    pub fn known(&mut self, dot: WireDot, stamp: Stamp) {
+        self.tag(tag::REGISTER | tag::ONE | tag::KNOWN | self.actor_tag(dot.actor));
+        self.actor(dot.actor);
+        self.version(dot, stamp);
+    }
+
     /// An element of a set, by its dots.
     pub fn member(&mut self, element: &[u8], mut dots: impl ExactSizeIterator<Item = WireDot>) {
         if dots.len() != 1 {
@@ -294,6 +304,13 @@ pub enum CellRef<'r, 'a> {
     None,
     /// The versions of a register.
     Register(&'r [VersionRef<'a>]),
+    /// A register of one version whose value is left out.
+    Known {
+        /// The write that made it.
+        dot: WireDot,
+        /// When, by its author's clock.
+        stamp: Stamp,
+    },
     /// One element of a set.
     Member {
         /// The element.
@@ -372,7 +389,7 @@ impl<'a> BlockReader<'a> {
         }
         let one = tag & tag::ONE != 0;
         let known = match tag & tag::KIND {
-            tag::REGISTER => tag::ONE | if one { tag::SAME_ACTOR | tag::SAME_LENGTH } else { 0 },
+            tag::REGISTER => tag::ONE | if one { tag::SAME_ACTOR | tag::SAME_LENGTH | tag::KNOWN } else { 0 },
             tag::MEMBER => tag::ONE | if one { tag::SAME_ACTOR } else { 0 },
             tag::COUNTER => tag::CONTRIBUTION | tag::BASELINE | tag::GROWS | tag::SAME_ACTOR,
             _ => 0,
@@ -381,6 +398,16 @@ impl<'a> BlockReader<'a> {
             return Err(malformed("a tag that means nothing"));
         }
         match tag & tag::KIND {
+            tag::REGISTER if tag & tag::KNOWN != 0 => {
+                if tag & tag::SAME_LENGTH != 0 {
+                    return Err(malformed("a tag that means nothing"));
+                }
+                let actor = self.actor(*tag)?;
+                let (dot, stamp) = self.dot_and_stamp(actor)?;
+                check_live(std::iter::once(dot), self.actors.len() as u32)?;
+                let cell = CellRef::Known { dot, stamp };
+                return Ok(Some(BlockItem { key: &self.past.key, is_new_key, cell }));
+            }
             tag::REGISTER if one => self.version(*tag)?,
             tag::REGISTER => self.register()?,
             tag::MEMBER => self.member(*tag)?,

@@ -248,6 +248,8 @@ pub enum Sync {
         /// The ranges, by number.
         #[serde(deserialize_with = "limit::fetched")]
         ranges: Vec<u64>,
+        /// Whether values of writes that the asker has seen may be left out.
+        lean: bool,
     },
     /// In a guided merge: the asker needs nothing more.
     Done {

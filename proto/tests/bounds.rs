@@ -4,6 +4,7 @@
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use smallvec::{SmallVec, smallvec};
+use tidings_proto::block::{BlockItem, BlockReader, BlockWriter, CellRef};
 use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
 use tidings_proto::message::{Member, PartSum, Pull, Push, Range, RangeParts, Stats, Sync, common_version};
 use tidings_proto::seen::{Life, NodeEntries};
@@ -165,7 +166,9 @@ fn messages_are_bounded() {
     at_most("ranges", bounds::NARROW, |n| {
         Message::Sync(Sync::Narrow { id: 1, number: 1, ranges: vec![1; n] })
     });
-    at_most("ranges", bounds::FETCH, |n| Message::Sync(Sync::Fetch { id: 1, number: 1, ranges: vec![1; n] }));
+    at_most("ranges", bounds::FETCH, |n| {
+        Message::Sync(Sync::Fetch { id: 1, number: 1, ranges: vec![1; n], lean: false })
+    });
     let none = RangeParts { present: 0, sums: vec![] };
     at_most("ranges", bounds::NARROW, |n| {
         Message::Sync(Sync::Parts { id: 1, number: 1, parts: vec![none.clone(); n] })
@@ -177,7 +180,7 @@ fn messages_are_bounded() {
         );
         malformed(
             "ranges",
-            read_message(&Message::Sync(Sync::Fetch { id: 1, number: 1, ranges: vec![number] })),
+            read_message(&Message::Sync(Sync::Fetch { id: 1, number: 1, ranges: vec![number], lean: false })),
         );
     }
     let lying = RangeParts { present: 0b11, sums: vec![PartSum(1)] };
@@ -521,6 +524,33 @@ fn blocks_that_say_nothing_are_refused() {
     malformed("block", after_key(&[0b11_1000, 2, 1, 0]));
     malformed("block", after_key(&[0b11_1000, 2, 2, 0x80, 0x80, 4]));
     malformed("block", after_key(&[&[0b11_1000, 2][..], &[0xff; 10], &[0]].concat()));
+}
+
+/// A version without its value is of use to whoever has seen the write, and to nobody else.
+#[test]
+fn a_value_may_be_left_out() {
+    let key = [0b111, 1, b'k'];
+    let read = |cell: &[u8]| -> Result<(), DecodeError> {
+        let block = [&bytes(&vec![actor(1)]), &key[..], cell].concat();
+        let mut reader = BlockReader::new(&block)?;
+        assert!(matches!(reader.next()?, Some(BlockItem { cell: CellRef::None, .. })));
+        let known = CellRef::Known { dot: WireDot { actor: 0, seq: 1 }, stamp: Stamp::from_millis(1) };
+        assert_eq!(format!("{:?}", reader.next()?.unwrap().cell), format!("{known:?}"));
+        reader.next().map(|item| assert!(item.is_none()))
+    };
+    let cell = [0b101_1000, 2, 2, 0];
+    assert_eq!(read(&cell), Ok(()));
+    malformed("block", packed(1, &[&key[..], &cell].concat()));
+    malformed("block", read(&[0b111_1000, 2, 2, 0]));
+    malformed("cell", read(&[0b100_1000, 1, 2, 2, 0]));
+    malformed("block", read(&[0b101_0000, 1, 0, 2, 2, 0]));
+    malformed("block", read(&[0b101_1000, 2, 2]));
+
+    let mut writer = BlockWriter::new(&[actor(1)]);
+    writer.key(b"k");
+    writer.known(WireDot { actor: 0, seq: 1 }, Stamp::from_millis(1));
+    let table = bytes(&vec![actor(1)]);
+    assert_eq!(writer.finish(), [&table[..], &[0b101_1100, 1, b'k', 2, 2, 0]].concat());
 }
 
 /// What names share costs nothing on the wire, so what they come to has a bound of its own.

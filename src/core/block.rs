@@ -13,6 +13,7 @@ use super::actors::{ActorIx, Actors, ShortDot};
 use super::cells::{Cells, Changing};
 use super::counter::{self, Parts};
 use super::fingerprint::Rows;
+use super::mutant::{self, Mutant};
 use super::parked::{Parked, Removal, Room, Target};
 use super::register::Version;
 use super::set::{Member, Set};
@@ -31,17 +32,32 @@ pub struct BlockBuilder<'a> {
     /// About how many bytes they hold.
     weight: usize,
     full: Vec<Vec<u8>>,
+    /// By actor place: up to where writes are known to have been seen by whoever reads it. Values of them are left out.
+    known: &'a [u64],
+    left_out: u64,
 }
 
 impl<'a> BlockBuilder<'a> {
     /// An empty builder for cells whose dots `actors` explains.
     pub fn new(actors: &'a Actors) -> Self {
-        Self { actors, keys: Vec::new(), weight: 0, full: Vec::new() }
+        Self::lean(actors, &[])
+    }
+
+    /// One that leaves out values of writes which the reader has seen: no merge takes them.
+    pub(super) fn lean(actors: &'a Actors, known: &'a [u64]) -> Self {
+        Self { actors, keys: Vec::new(), weight: 0, full: Vec::new(), known, left_out: 0 }
+    }
+
+    /// How many values have been left out so far.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Adds the cells of one key. A large set may go over several blocks.
     pub fn push(&mut self, cells: &'a Cells) {
-        let weight = cells.packed();
+        let known = known_version(cells, self.known);
+        self.left_out += u64::from(known.is_some());
+        let weight = weight_of(cells, self.known);
         if weight < bounds::BLOCK {
             self.weight += weight;
             self.keys.push(cells);
@@ -74,13 +90,13 @@ impl<'a> BlockBuilder<'a> {
         while !rest.is_empty() {
             let mut weight = 0;
             let mut fits = |(_, _, at): &(u32, u64, usize)| {
-                weight += self.keys[*at].packed();
+                weight += weight_of(self.keys[*at], self.known);
                 weight < most
             };
             let some = rest.iter().position(|key| !fits(key)).map_or(rest.len(), |last| last + 1);
             let (part, left) = rest.split_at(some);
             let part: Vec<&Cells> = part.iter().map(|(_, _, at)| self.keys[*at]).collect();
-            self.full.push(packed(self.actors, &part));
+            self.full.push(packed(self.actors, &part, self.known));
             rest = left;
         }
         self.full
@@ -233,17 +249,36 @@ pub(super) fn fetch(keys: &[&Cells]) {
     std::hint::black_box(keys.iter().map(|cells| cells.touch()).fold(0, |all, one| all ^ one));
 }
 
+/// The only version of a key that is nothing but a register, if whoever has seen so much has seen it.
+fn known_version<'a>(cells: &'a Cells, known: &[u64]) -> Option<&'a Version> {
+    let [only] = cells.register().versions() else { return None };
+    let has_seen = |dot: ShortDot| {
+        known.get(dot.actor().index()).is_some_and(|seq| dot.seq() <= *seq)
+            || mutant::is(Mutant::LeanFreely) && !known.is_empty()
+    };
+    (has_seen(only.dot) && cells.is_register()).then_some(only)
+}
+
+/// About how many bytes the cells of a key take in a block that leaves out what is known.
+fn weight_of(cells: &Cells, known: &[u64]) -> usize {
+    cells.packed() - known_version(cells, known).map_or(0, |version| version.value.len())
+}
+
 /// Some keys as one block.
-fn packed(actors: &Actors, keys: &[&Cells]) -> Vec<u8> {
+fn packed(actors: &Actors, keys: &[&Cells], known: &[u64]) -> Vec<u8> {
     let places = Places::of(actors, keys.iter().flat_map(|cells| actors_of(cells)));
     let mut writer = BlockWriter::new(&places.actors);
-    writer.reserve(keys.iter().map(|cells| cells.packed()).sum());
+    writer.reserve(keys.iter().map(|cells| weight_of(cells, known)).sum());
     let mut parts = Vec::new();
     for (at, cells) in keys.iter().enumerate() {
         if at % AHEAD == 0 {
             fetch(&keys[at..keys.len().min(at + AHEAD)]);
         }
         writer.key(cells.key());
+        if let Some(version) = known_version(cells, known) {
+            writer.known(places.dot(version.dot), version.stamp);
+            continue;
+        }
         match (cells.register().versions(), cells.is_register()) {
             ([only], true) => {
                 writer.register(std::iter::once((places.dot(only.dot), only.stamp, &*only.value)));
@@ -371,10 +406,22 @@ impl State {
     /// Puts a block's cells into a state made by [`State::staged`]. Every live
     /// dot must be within the context: a live set travels only with the context it belongs to.
     pub fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
+        self.load_lean(block, |_| 0)
+    }
+
+    /// [`State::load`] of a block that may leave out values of writes which have been seen where it will be merged:
+    /// `seen` says up to where that is.
+    pub(super) fn load_lean(&mut self, block: &[u8], seen: impl Fn(&Actor) -> u64) -> Result<(), ApplyError> {
         let mut reader = BlockReader::new(block)?;
+        let here: Vec<u64> = reader.actors().iter().map(seen).collect();
         let places = reader.actors().to_vec();
         let places = places.iter().map(|a| self.intern(a)).collect::<Result<Vec<_>, _>>()?;
         while let Some(BlockItem { key, cell, .. }) = reader.next()? {
+            if let CellRef::Known { dot, .. } = &cell
+                && dot.seq > here[dot.actor as usize]
+            {
+                return Err(malformed("a value is left out of a write that has not been seen here"));
+            }
             self.load_cell(key, &cell, &places)?;
         }
         Ok(())
@@ -431,6 +478,12 @@ fn load_cell(
                 cells.remove_version(dot);
                 cells.insert_version(Version { dot, stamp: version.stamp, value: version.value.into() });
             }
+        }
+        // No merge takes the value: the write has been seen.
+        CellRef::Known { dot, stamp } => {
+            let dot = live(dot)?;
+            cells.remove_version(dot);
+            cells.insert_version(Version { dot, stamp: *stamp, value: Box::default() });
         }
         CellRef::Member { element, dots } => {
             for dot in *dots {

@@ -132,13 +132,13 @@ impl Stream {
         Sync::Narrow { id: self.id, number, ranges: numbers }
     }
 
-    fn fetch(&mut self, mut wanted: Vec<Wanted>) -> Sync {
+    fn fetch(&mut self, mut wanted: Vec<Wanted>, lean: bool) -> Sync {
         // In this order they come.
         wanted.sort_unstable_by_key(|wanted| wanted.range.span());
         self.fetches += 1;
         let ranges = wanted.iter().map(|wanted| wanted.range.number()).collect();
         self.awaited.extend(wanted.into_iter().map(|wanted| (self.fetches, wanted)));
-        Sync::Fetch { id: self.id, number: self.fetches, ranges }
+        Sync::Fetch { id: self.id, number: self.fetches, ranges, lean }
     }
 
     /// Of which ranges an answer tells the parts: none if it is not the next one.
@@ -200,6 +200,8 @@ pub(super) struct Guide {
     /// Ranges whose cells here have rotted and are to be replaced, and what had been seen when that was asked for.
     pub(super) rotten: Vec<Prefix>,
     pub(super) seen: Vec<u64>,
+    /// Whether values that have been seen here need not come, if members do not share the work.
+    pub(super) lean: bool,
     /// Of how many leading bits the ranges are in which members share the work, if they do.
     pub(super) shared: Option<u32>,
     /// Then: the ranges some of whose parts are wanted, in the order in which they were found.
@@ -334,14 +336,15 @@ impl Guide {
             let portion = self.portion(members, most);
             if stream.awaited.len() <= portion / 2 && !self.wanted.is_empty() {
                 let wanted = self.take_some(portion);
-                requests.push(stream.fetch(wanted));
+                // Of each range it is looked whether it has come.
+                requests.push(stream.fetch(wanted, false));
             }
             return requests;
         }
         let narrowed = stream.asked.is_empty();
         while self.wanted.len() >= wire::FETCH || narrowed && !self.wanted.is_empty() {
             let wanted = self.take_some(wire::FETCH);
-            requests.push(stream.fetch(wanted));
+            requests.push(stream.fetch(wanted, self.lean));
         }
         requests
     }
@@ -393,7 +396,7 @@ impl Guide {
             wanted.extend(self.take(range));
         }
         if !wanted.is_empty() {
-            requests.push(stream.fetch(wanted));
+            requests.push(stream.fetch(wanted, false));
         }
         requests
     }

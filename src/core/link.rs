@@ -296,6 +296,8 @@ pub struct GossipCounts {
     pub keys_prepared: u64,
     /// Keys that were merged in the step itself, since ops had touched them meanwhile.
     pub keys_again: u64,
+    /// Values left out of blocks, since whoever got them had seen the writes.
+    pub values_left_out: u64,
     /// Own incarnations given up because somebody knew more of their writes.
     pub incarnations_changed: u64,
     /// Messages refused as malformed or out of place.
@@ -308,7 +310,7 @@ pub struct GossipCounts {
 
 impl GossipCounts {
     /// The counts by name.
-    pub fn figures(&self) -> [(&'static str, u64); 37] {
+    pub fn figures(&self) -> [(&'static str, u64); 38] {
         [
             ("pushes_sent", self.pushes_sent),
             ("pushes_received", self.pushes_received),
@@ -343,6 +345,7 @@ impl GossipCounts {
             ("ranges_again", self.ranges_again),
             ("keys_prepared", self.keys_prepared),
             ("keys_again", self.keys_again),
+            ("values_left_out", self.values_left_out),
             ("incarnations_changed", self.incarnations_changed),
             ("refused", self.refused),
             ("ignored", self.ignored),

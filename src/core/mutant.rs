@@ -98,6 +98,8 @@ pub enum Mutant {
     ContentsKept,
     /// What has been worked out of a merge stands, whatever ops have touched since.
     PreparedKept,
+    /// Values are left out of blocks whether or not the reader has seen their writes.
+    LeanFreely,
 }
 
 #[cfg(feature = "mutants")]
@@ -122,7 +124,7 @@ mod active {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 44] = [
+        pub const ALL: [Self; 45] = [
             Self::SameIncarnation,
             Self::PlainUnion,
             Self::DroppedAtReset,
@@ -167,6 +169,7 @@ mod active {
             Self::DifferenceLeft,
             Self::ContentsKept,
             Self::PreparedKept,
+            Self::LeanFreely,
         ];
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Outgoing {
     pub(super) id: u64,
     pub(super) snapshot: SnapshotId,
     guided: bool,
+    /// Whether values that the receiver has seen are left out.
+    lean: bool,
     sent: u32,
     credit: u32,
     /// How many requests for cells have come, and how many have been answered in full. The
@@ -57,7 +59,8 @@ impl Gossip {
         let deadline = now.mono + OUTGOING_PATIENCE;
         let fetches = u32::from(!guided);
         let (sent, credit, ends, goes_on) = (0, 0, 0, false);
-        let outgoing = Outgoing { id, snapshot, guided, sent, credit, fetches, ends, deadline, goes_on };
+        let outgoing =
+            Outgoing { id, snapshot, guided, lean: false, sent, credit, fetches, ends, deadline, goes_on };
         self.merges.outgoing.insert(from, outgoing);
         let keys = replica.state().fingerprint_of(Prefix::ROOT).keys;
         self.send(from, Message::Sync(Sync::Context { id, seen, parked, keys }));
@@ -97,12 +100,13 @@ impl Gossip {
         now: Now,
         replica: &mut Replica,
         from: LinkId,
-        id: u64,
-        number: u32,
+        (id, number): (u64, u32),
         ranges: &[u64],
+        lean: bool,
     ) {
         let Some(outgoing) = self.merges.outgoing_of(from, id).filter(|o| o.guided) else { return };
         outgoing.deadline = now.mono + OUTGOING_PATIENCE;
+        outgoing.lean = lean;
         if number != outgoing.fetches + 1 && !mutant::is(Mutant::FetchesUnnumbered) {
             return;
         }
@@ -124,7 +128,10 @@ impl Gossip {
         }
         let mut sends = Vec::new();
         let mut over = false;
-        match replica.step_snapshot(outgoing.snapshot) {
+        let known = self.links.get(&from).filter(|_| outgoing.lean).map_or(&[][..], |link| &link.known);
+        let (step, left_out) = replica.step_lean(outgoing.snapshot, known);
+        self.counts.values_left_out += left_out;
+        match step {
             Step::Block(block) => {
                 sends.push(Sync::Block { id, index: outgoing.sent, block });
                 outgoing.sent += 1;

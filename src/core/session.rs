@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::RngExt;
 use tidings_proto::cell::ParkedState;
 use tidings_proto::message::{RangeParts, Sync};
-use tidings_proto::{Message, SeenEntries};
+use tidings_proto::{Actor, Message, SeenEntries};
 
 use super::actors::ActorIx;
 use super::block::BlockBuilder;
@@ -145,8 +145,9 @@ impl Merges {
 }
 
 impl Context {
-    fn load(&mut self, block: &[u8]) -> Result<(), ApplyError> {
-        self.staged.load(block)
+    fn load(&mut self, block: &[u8], here: &State) -> Result<(), ApplyError> {
+        let seen = |actor: &Actor| here.actors().find(actor).map_or(0, |ix| here.seen(ix));
+        self.staged.load_lean(block, seen)
     }
 }
 
@@ -204,7 +205,9 @@ impl Gossip {
         }
         let id = self.fresh_id();
         let guided = self.is_comparable(replica, from);
-        let guide = Guide::new(self.merges.rotten.clone(), replica.state().seen.clone());
+        let mut guide = Guide::new(self.merges.rotten.clone(), replica.state().seen.clone());
+        // What is to be replaced or compared is wanted whole.
+        guide.lean = guide.rotten.is_empty() && !reconciles;
         if guided {
             replica.watch();
         }
@@ -235,7 +238,9 @@ impl Gossip {
             Sync::Merge { id, guided } => self.on_merge(now, replica, from, id, guided),
             Sync::Credit { id, blocks } => self.on_credit(now, replica, from, id, blocks),
             Sync::Narrow { id, number, ranges } => self.on_narrow(now, replica, from, id, number, &ranges),
-            Sync::Fetch { id, number, ranges } => self.on_fetch(now, replica, from, id, number, &ranges),
+            Sync::Fetch { id, number, ranges, lean } => {
+                self.on_fetch(now, replica, from, (id, number), &ranges, lean);
+            }
             Sync::Done { id } => {
                 if let Some(outgoing) =
                     self.merges.outgoing.extract_if(.., |at, o| *at == from && o.id == id).next()
@@ -353,7 +358,7 @@ impl Gossip {
             None => Err("a block came before its context".to_string()),
             Some(_) if index != incoming.stream.blocks => Err("a block is missing".into()),
             Some(_) if incoming.bytes + block.len() > bounds::STAGED => Err("the state is too large".into()),
-            Some(context) => context.load(&block).map_err(|error| error.to_string()),
+            Some(context) => context.load(&block, replica.state()).map_err(|error| error.to_string()),
         };
         if let Err(reason) = loaded {
             self.refuse_merge(now, from, id, &reason);
@@ -466,7 +471,7 @@ impl Gossip {
             guide.left_over.push_front(rest);
         }
         for block in blocks {
-            if context.load(&block).is_err() {
+            if context.staged.load(&block).is_err() {
                 // Two fingerprints were equal and what they are of is not: nobody's offence.
                 self.merges.leftover = None;
                 return self.give_up_merge(now, link, id, "what was left does not fit");

@@ -60,6 +60,8 @@ pub(crate) struct Snapshot {
 /// A step of a walk.
 struct Gathered {
     blocks: Vec<Vec<u8>>,
+    /// Values left out of them.
+    left_out: u64,
     /// How many of the spans that were left have been walked to their end.
     whole: usize,
     /// Where the next one goes on.
@@ -129,15 +131,20 @@ impl Snapshots {
         cells: &Table<Cells>,
         actors: &Actors,
         rows: Rows<'_>,
-    ) -> Result<Step, Prefix> {
-        let Some(snapshot) = self.running.get_mut(&id) else { return Ok(Step::Aborted) };
+        known: &[u64],
+    ) -> Result<(Step, u64), Prefix> {
+        let Some(snapshot) = self.running.get_mut(&id) else { return Ok((Step::Aborted, 0)) };
+        let mut left_out = 0;
         while snapshot.ready.is_empty() && !snapshot.spans.is_empty() {
-            if let Err(rotten) = snapshot.walk(cells, actors, rows) {
-                self.running.remove(&id);
-                return Err(rotten);
+            match snapshot.walk(cells, actors, rows, known) {
+                Ok(more) => left_out += more,
+                Err(rotten) => {
+                    self.running.remove(&id);
+                    return Err(rotten);
+                }
             }
         }
-        Ok(snapshot.ready.pop_front().map_or(Step::Done, Step::Block))
+        Ok((snapshot.ready.pop_front().map_or(Step::Done, Step::Block), left_out))
     }
 }
 
@@ -164,9 +171,15 @@ impl Snapshot {
         }
     }
 
-    /// Encodes what comes next: about a block, of a few buckets.
-    fn walk(&mut self, cells: &Table<Cells>, actors: &Actors, rows: Rows<'_>) -> Result<(), Prefix> {
-        let Gathered { blocks, whole, part } = self.gather(cells, actors, rows)?;
+    /// Encodes what comes next: about a block, of a few buckets. Says how many values have been left out.
+    fn walk(
+        &mut self,
+        cells: &Table<Cells>,
+        actors: &Actors,
+        rows: Rows<'_>,
+        known: &[u64],
+    ) -> Result<u64, Prefix> {
+        let Gathered { blocks, left_out, whole, part } = self.gather(cells, actors, rows, known)?;
         self.ready.extend(blocks);
         self.spans.drain(..whole);
         if let Some((span, position)) = self.spans.front_mut().zip(part) {
@@ -176,13 +189,19 @@ impl Snapshot {
             let left = self.spans.front().map_or(u64::MAX, |span| span.start);
             self.early.retain(|_, (end, _)| *end >= left);
         }
-        Ok(())
+        Ok(left_out)
     }
 
     /// The blocks of the next few buckets. What leaves memory is what its fingerprints say: rot does not get to the
     /// disk nor to a peer.
-    fn gather(&self, cells: &Table<Cells>, actors: &Actors, rows: Rows<'_>) -> Result<Gathered, Prefix> {
-        let mut builder = BlockBuilder::new(actors);
+    fn gather(
+        &self,
+        cells: &Table<Cells>,
+        actors: &Actors,
+        rows: Rows<'_>,
+        known: &[u64],
+    ) -> Result<Gathered, Prefix> {
+        let mut builder = BlockBuilder::lean(actors, known);
         // Single keys of one bucket are one bucket's work.
         let (mut buckets, mut last, mut lens) = (0, None, cells.lens());
         for (whole, span) in self.spans.iter().enumerate() {
@@ -192,7 +211,8 @@ impl Snapshot {
                 buckets += usize::from(last != Some(bucket.start));
                 last = Some(bucket.start);
                 if buckets > STEP_BUCKETS || builder.is_full() {
-                    return Ok(Gathered { blocks: builder.finish(), whole, part: Some(start) });
+                    let left_out = builder.left_out();
+                    return Ok(Gathered { blocks: builder.finish(), left_out, whole, part: Some(start) });
                 }
                 let part = Span { start, end: span.end.min(bucket.end) };
                 // A key that has changed hashes to another place.
@@ -226,7 +246,8 @@ impl Snapshot {
                 next = part.end.checked_add(1);
             }
         }
-        Ok(Gathered { blocks: builder.finish(), whole: self.spans.len(), part: None })
+        let left_out = builder.left_out();
+        Ok(Gathered { blocks: builder.finish(), left_out, whole: self.spans.len(), part: None })
     }
 
     /// The fingerprints of the sixteen parts of a range, as they were.
@@ -319,10 +340,16 @@ impl Replica {
 
     /// The next block of a snapshot.
     pub fn step_snapshot(&mut self, id: SnapshotId) -> Step {
+        self.step_lean(id, &[]).0
+    }
+
+    /// [`Replica::step_snapshot`] for a reader who has seen so much, by place of the actor: values that it
+    /// has seen are left out. Says of how many.
+    pub(super) fn step_lean(&mut self, id: SnapshotId, known: &[u64]) -> (Step, u64) {
         let State { snapshots, cells, actors, hash_key, tags, .. } = &mut self.state;
-        snapshots.step(id, cells, actors, Rows { key: *hash_key, tags }).unwrap_or_else(|rotten| {
+        snapshots.step(id, cells, actors, Rows { key: *hash_key, tags }, known).unwrap_or_else(|rotten| {
             self.rotten.push(rotten);
-            Step::Aborted
+            (Step::Aborted, 0)
         })
     }
 

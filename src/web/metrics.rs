@@ -102,6 +102,8 @@ const READ: &[Metric] = metrics! {
         |f, to| to.one(f.gossip.ranges_again);
     Counter "tidings_context_merge_changed_keys_total", "Keys that merges changed: worked out before the step, or in it, since they were written to meanwhile.",
         |f, to| to.ways("worked_out", [("before", f.gossip.keys_prepared), ("anew", f.gossip.keys_again)]);
+    Counter "tidings_context_merge_values_left_out_total", "Values left out of blocks sent, since whoever got them had seen the writes.",
+        |f, to| to.one(f.gossip.values_left_out);
     Gauge "tidings_context_merge_members", "Members that the merge under way streams from, or 0.",
         |f, to| to.one(f.replica.merge_members);
     Gauge "tidings_context_merge_keys", "Keys in the merge under way: taken in so far, and expected where that is known; else 0.",

@@ -138,7 +138,10 @@ impl Forger<'_> {
                 let parts = parts.collect();
                 Sync::Parts { id, number: bytes.below(3) as u32, parts }
             }
-            12 => Sync::Fetch { id, number: bytes.below(3) as u32, ranges: self.numbers(bytes) },
+            12 => {
+                let (number, lean) = (bytes.below(3) as u32, bytes.below(2) == 1);
+                Sync::Fetch { id, number, ranges: self.numbers(bytes), lean }
+            }
             _ => Sync::Done { id },
         })
     }

@@ -71,6 +71,8 @@ facts! {
     /// Keys that merges changed as had been worked out beforehand, and keys that were merged
     /// in the step, since ops had touched them meanwhile.
     keys_prepared, keys_again,
+    /// Values left out of blocks, since whoever got them had seen the writes.
+    values_left_out,
     /// Merges that took place with ranges of several members.
     shared_merges,
     /// Quorum reads that had an answer, those of them that peers had taught their node something, and

@@ -223,6 +223,7 @@ impl World {
         self.facts.ranges_again += counts.ranges_again;
         self.facts.keys_prepared += counts.keys_prepared;
         self.facts.keys_again += counts.keys_again;
+        self.facts.values_left_out += counts.values_left_out;
         self.facts.merges_aborted += counts.merges_aborted;
     }
 

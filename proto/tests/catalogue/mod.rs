@@ -2,6 +2,7 @@
 
 use serde_bytes::ByteBuf;
 use smallvec::smallvec;
+use tidings_proto::block::BlockWriter;
 use tidings_proto::cell::{MemberState, ParkedState, ParkedTarget, Tally, VersionState};
 use tidings_proto::frame;
 use tidings_proto::message::{Member, PartSum, Pull, Push, Range, RangeParts, Stats, Sync};
@@ -294,6 +295,17 @@ fn key_states() -> Vec<KeyState> {
     ]
 }
 
+/// Two keys of one actor, of which the second is told without its value.
+fn lean_block() -> Vec<u8> {
+    let mut writer = BlockWriter::new(&[a()]);
+    let stamp = Stamp::from_millis(1_700_000_000_000);
+    writer.key(b"key:1");
+    writer.register(std::iter::once((dot(0, 7), stamp, &b"value"[..])));
+    writer.key(b"key:2");
+    writer.known(dot(0, 8), stamp);
+    writer.finish()
+}
+
 fn blocks() -> Vec<(&'static str, Value)> {
     let part = |key: usize| Block { actors: vec![a(), b()], keys: vec![key_states().swap_remove(key)] };
     vec![
@@ -399,8 +411,9 @@ fn syncs() -> Vec<(&'static str, Value)> {
         ("abort", Sync::Abort { id: 9, reason: "too busy".into() }),
         ("narrow", Sync::Narrow { id: 9, number: 1, ranges: vec![1, 17, (1 << 61) - 1] }),
         ("parts", Sync::Parts { id: 9, number: 1, parts }),
-        ("fetch", Sync::Fetch { id: 9, number: 300, ranges: vec![16, 300] }),
+        ("fetch", Sync::Fetch { id: 9, number: 300, ranges: vec![16, 300], lean: true }),
         ("done", Sync::Done { id: 9 }),
+        ("block_lean", Sync::Block { id: 9, index: 1, block: lean_block() }),
     ]
     .into_iter()
     .map(|(name, sync)| (name, Value::Message(Message::Sync(sync))))

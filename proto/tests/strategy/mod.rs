@@ -324,11 +324,8 @@ fn sync() -> impl Strategy<Value = Sync> {
             number,
             parts
         }),
-        (number(), any::<u32>(), numbers()).prop_map(|(id, number, ranges)| Sync::Fetch {
-            id,
-            number,
-            ranges
-        }),
+        (number(), any::<u32>(), numbers(), any::<bool>())
+            .prop_map(|(id, number, ranges, lean)| { Sync::Fetch { id, number, ranges, lean } }),
         number().prop_map(|id| Sync::Done { id }),
     ]
 }
