@@ -53,7 +53,7 @@ impl State {
         self.cells.purge(rotten);
         if !rotten.is_empty() || !self.adopt(other, &join, ranges) {
             self.merge_common(other, &join, ranges);
-            self.merge_new(other, &join, rotten);
+            self.merge_new(other, &join, ranges, rotten);
         }
         if !rotten.is_empty() {
             self.recount_sums();
@@ -121,9 +121,15 @@ impl State {
     fn adopt(&mut self, other: &mut State, join: &Join, ranges: Option<&Ranges>) -> bool {
         let few = self.cells.len() * FEW <= other.cells.len() && self.parked.is_empty();
         let here = |cells: &Cells| self.cells.get(self.cells.hash(cells.key()), cells.key()).is_some();
+        let is_asked = |cells: &Cells| {
+            ranges.is_none_or(|ranges| {
+                ranges.spans() == [Span::ALL] || ranges.contains(ranges.key().hash(cells.key()))
+            })
+        };
         if !(join.alike
             && few
             && self.hash_key == other.hash_key
+            && other.cells.all(is_asked)
             && other.cells.all(|cells| join.is_news(cells) || here(cells)))
         {
             return false;
@@ -180,9 +186,13 @@ impl State {
     }
 
     /// Every key that only they have. What is theirs in rotten ranges is taken as if nothing had been seen here.
-    fn merge_new(&mut self, other: &State, join: &Join, rotten: &[Span]) {
+    /// A peer may have sent more than it was asked for.
+    fn merge_new(&mut self, other: &State, join: &Join, ranges: Option<&Ranges>, rotten: &[Span]) {
         let unseen = Join { ours: vec![0; join.ours.len()], ..join.clone() };
         for theirs in other.cells.unordered() {
+            if ranges.is_some_and(|ranges| !ranges.contains(ranges.key().hash(theirs.key()))) {
+                continue;
+            }
             let hash = self.position(theirs.key());
             let join = if within_any(rotten, hash) { &unseen } else { join };
             self.merge_key(hash, theirs, other, join);

@@ -358,6 +358,13 @@ impl Gossip {
             None => Err("a block came before its context".to_string()),
             Some(_) if index != incoming.stream.blocks => Err("a block is missing".into()),
             Some(_) if incoming.bytes + block.len() > bounds::STAGED => Err("the state is too large".into()),
+            // What has been worked out stands for what had come.
+            Some(context)
+                if incoming.prepared.is_some()
+                    && !context.is_awaited(&block, &incoming.stream.awaited).unwrap_or(false) =>
+            {
+                Err("it sends what it was not asked for".into())
+            }
             Some(context) => context.load(&block, replica.state()).map_err(|error| error.to_string()),
         };
         if let Err(reason) = loaded {

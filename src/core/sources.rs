@@ -14,7 +14,7 @@ use tidings_proto::message::{RangeParts, Sync};
 use tidings_proto::{DecodeError, Message};
 
 use super::bounds;
-use super::fingerprint::{Prefix, Span};
+use super::fingerprint::{Prefix, Ranges, Span};
 use super::guide::{Stream, Wanted};
 use super::journal::Entry;
 use super::link::{Gossip, LinkId, Now};
@@ -95,14 +95,19 @@ impl Incoming {
 }
 
 impl Context {
-    /// Whether a block of a source has nothing but cells of what it has been asked for.
-    fn is_awaited(&self, block: &[u8], awaited: &VecDeque<(u32, Wanted)>) -> Result<bool, DecodeError> {
+    /// Whether a block has nothing but cells of what has been asked for.
+    pub(super) fn is_awaited(
+        &self,
+        block: &[u8],
+        awaited: &VecDeque<(u32, Wanted)>,
+    ) -> Result<bool, DecodeError> {
         let mut reader = BlockReader::new(block)?;
+        let ranges = Ranges::new(self.staged.hash_key, awaited.iter().map(|(_, wanted)| wanted.range));
         let mut is_awaited = true;
         while let Some(item) = reader.next()? {
             if item.is_new_key {
                 let position = self.staged.position(item.key);
-                is_awaited &= awaited.iter().any(|(_, wanted)| wanted.range.span().contains(position));
+                is_awaited &= ranges.contains(position);
             }
         }
         Ok(is_awaited)

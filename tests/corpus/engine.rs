@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 
 use tidings::core::bounds;
+use tidings::core::fingerprint::Prefix;
 use tidings::core::journal::{Entry, Meta, entries};
 use tidings::core::replica::Recovery;
 use tidings::core::shelf::Gather;
 use tidings::core::snapshot::{SnapshotId, Step};
 use tidings::core::state::State;
 use tidings::core::table::HashKey;
-use tidings::engine::{Engine, Input, LinkId, Now, Settings, Token, Write};
+use tidings::engine::{Engine, Input, LinkId, Now, Preparing, Settings, Sharing, Token, Write};
 use tidings_proto::message::{Pull, Stats, Sync};
 use tidings_proto::{Actor, Hello, Message, Name, Seen, frame};
 
@@ -22,7 +23,6 @@ use crate::forge::{ELEMENTS, Forger, KEYS, VALUES};
 const STEPS: usize = 400;
 /// Most messages on their way to one node.
 const QUEUE: usize = 32;
-const HASH_KEYS: [HashKey; 2] = [HashKey(0, 77), HashKey(1, 77)];
 
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
@@ -62,6 +62,10 @@ struct World {
     /// Ids of requests seen on the wire.
     ids: Vec<u64>,
     log_bound: usize,
+    /// Under what each orders its cells.
+    hash_keys: [HashKey; 2],
+    /// Whether merges are worked out a key at a time, and fetched from several members.
+    bit_by_bit: bool,
 }
 
 fn name(at: usize) -> Name {
@@ -72,9 +76,12 @@ impl World {
     fn new(config: u8) -> Self {
         let now = Now { mono: 0, wall: 1_000_000 };
         let log_bound = [1 << 20, 200, 0][usize::from(config % 3)];
+        // They may order them alike, and then compare.
+        let hash_keys = [HashKey(0, 77), HashKey(u64::from(config & 0x20 == 0), 77)];
+        let bit_by_bit = config & 0x40 != 0;
         let node = |at: usize| {
             let actor = Actor { node: name(at), incarnation: 1 + at as u64 };
-            let recovery = Recovery::new(HASH_KEYS[at], log_bound);
+            let recovery = Recovery::new(hash_keys[at], log_bound);
             Node {
                 engine: Engine::new(recovery, &actor, Settings::default(), 42 + at as u64, now).unwrap(),
                 disk: Vec::new(),
@@ -84,7 +91,17 @@ impl World {
                 checkpoint: None,
             }
         };
-        Self { nodes: [node(0), node(1)], now, names: 0, ids: vec![7], log_bound }
+        let mut world =
+            Self { nodes: [node(0), node(1)], now, names: 0, ids: vec![7], log_bound, hash_keys, bit_by_bit };
+        (0..2).for_each(|at| world.set_up(at));
+        world
+    }
+
+    fn set_up(&mut self, at: usize) {
+        if self.bit_by_bit {
+            self.nodes[at].engine.set_preparing(Preparing { keys: 1, pause: 1_000 });
+            self.nodes[at].engine.set_sharing(Sharing { keys: 1, times: 0, ranges: 1 });
+        }
     }
 
     fn name(&mut self) -> u64 {
@@ -262,7 +279,7 @@ impl World {
         let to = bytes.below(4);
         // Also over links that have gone.
         let link = self.nodes[at].links[to].unwrap_or(LinkId(1));
-        let input = match bytes.byte() % 6 {
+        let input = match bytes.byte() % 8 {
             0 => Input::Push { link: bytes.once_in(2).then_some(link) },
             1 | 2 => Input::Sync { link, token },
             3 => {
@@ -271,6 +288,12 @@ impl World {
                 Input::AskCells { link, token, keys, cursor, names_only }
             }
             4 => Input::AskStats { link, token },
+            5 => Input::Read {
+                token,
+                nodes: bytes.below(5),
+                until: self.now.mono + bytes.number() % 5_000_000,
+            },
+            6 => Input::Receiving { link },
             _ => return self.nodes[at].engine.cancel(Token(bytes.number())),
         };
         self.handle(at, input);
@@ -278,7 +301,7 @@ impl World {
 
     fn operate(&mut self, at: usize, bytes: &mut Bytes<'_>) {
         let link = self.nodes[at].links[bytes.below(4)].unwrap_or(LinkId(1));
-        match bytes.byte() % 8 {
+        match bytes.byte() % 9 {
             0 | 1 => self.handle(at, Input::Writable { link }),
             2 | 3 => self.handle(at, Input::Dropped { link }),
             4 => self.handle(at, Input::Forget(name(bytes.below(6)))),
@@ -292,6 +315,12 @@ impl World {
                     max_clock_drift: bytes.number() % 10_000,
                 };
                 self.handle(at, Input::Settings(settings));
+            }
+            7 => {
+                // Of ranges that are sound, which is found out before anything is replaced.
+                let ranges = (0..bytes.below(3)).filter_map(|_| Prefix::numbered(bytes.number()));
+                let ranges = ranges.collect();
+                self.handle(at, Input::Repair(ranges));
             }
             _ => self.stop_and_restart(at),
         }
@@ -323,7 +352,7 @@ impl World {
     }
 
     fn recovered(&self, at: usize) -> Recovery {
-        let mut recovery = Recovery::new(HASH_KEYS[at], self.log_bound);
+        let mut recovery = Recovery::new(self.hash_keys[at], self.log_bound);
         let records = (1..).zip(&self.nodes[at].disk);
         records.for_each(|(number, record)| recovery.record(number, record).unwrap());
         recovery
@@ -367,6 +396,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.engine = engine;
         node.checkpoint = None;
+        self.set_up(at);
         self.effects(at);
     }
 }
