@@ -245,8 +245,10 @@ impl Engine {
             Input::Receiving { link } => gossip.receiving(now, link),
             Input::Tick => {
                 gossip.on_tick(now, replica);
-                gossip.prepare_due(now, replica);
-                gossip.send_due(replica);
+                if self.stopped.is_none() {
+                    gossip.prepare_due(now, replica);
+                    gossip.send_due(replica);
+                }
             }
             Input::Push { link } => gossip.push_now(now, link),
             Input::Sync { link, token } => gossip.begin_sync(replica, link, Some(token)),

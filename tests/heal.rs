@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidings::core::replica::Recovery;
 use tidings::core::table::HashKey;
-use tidings::engine::{Engine, Input, LinkId, Now, Settings, Write};
+use tidings::engine::{Engine, Input, LinkId, Now, Preparing, Settings, Write};
 use tidings_proto::frame::encode_message;
 use tidings_proto::{Actor, Hello, Message, Name};
 
@@ -283,4 +283,39 @@ fn overwrites_beyond_the_logs() {
     );
     assert!(left_out.into_iter().all(|values| values >= KEYS as u64 / 2), "{left_out:?}");
     assert!(sent * 10 < 2 * rows * 15, "{sent}");
+}
+
+/// The disk fails while the last step of a merge is being worked out: then it is not taken.
+#[test]
+fn a_stopped_node_merges_nothing() {
+    for stops in [true, false] {
+        let mut cluster = Cluster::new(2, 0);
+        for at in 0..2 {
+            cluster.nodes[at].set_preparing(Preparing { keys: 1, pause: 100_000 });
+            for n in 0..20 {
+                let key = format!("{at}:{n}");
+                cluster.nodes[at]
+                    .write(cluster.now, Write::Set { key: key.as_bytes(), value: b"v" })
+                    .unwrap();
+            }
+        }
+        cluster.step();
+        cluster.link(0, 1);
+        let fetched =
+            |cluster: &Cluster| cluster.nodes[0].gossip().merge_progress().is_some_and(|p| p.keys == 20);
+        while !fetched(&cluster) {
+            cluster.step();
+        }
+        let before = cluster.nodes[0].replica().state().fingerprint();
+        if stops {
+            cluster.nodes[0].stop("the disk failed".into());
+        }
+        for _ in 0..1_000 {
+            cluster.now.mono += 100_000;
+            cluster.nodes[0].handle(cluster.now, Input::Tick);
+            cluster.step();
+        }
+        let merged = cluster.nodes[0].replica().state().fingerprint() != before;
+        assert_eq!(merged, !stops);
+    }
 }
