@@ -40,7 +40,11 @@ fn memory_at_its_bound() {
     assert!(taken > 500, "{taken}");
     assert!(why.starts_with("OOM command not allowed when used memory > 'maxmemory'"), "{why}");
     assert!(why.contains(&format!("max_memory is {bound} bytes")), "{why}");
-    assert!(one.log().contains("max_memory: clients' writes are refused beyond it"), "{}", one.log());
+    // It is told after writes are refused.
+    wait_for("it to be told", || {
+        let log = one.log();
+        if log.contains("max_memory: clients' writes are refused beyond it") { Ok(()) } else { Err(log) }
+    });
     wait_for("refusals to be counted", || match refused(one, "memory") {
         0 => Err("none".to_owned()),
         count => Ok(count),
@@ -98,7 +102,10 @@ fn a_log_that_no_checkpoint_frees() {
         let failed = one.metric("tidings_checkpoints_total{result=\"failed\"}");
         if refused(one, "log") > 0 && failed > 0 { Ok(()) } else { Err(one.log()) }
     });
-    assert!(one.log().contains("max_log: clients' writes are refused beyond it"), "{}", one.log());
+    wait_for("it to be told", || {
+        let log = one.log();
+        if log.contains("max_log: clients' writes are refused beyond it") { Ok(()) } else { Err(log) }
+    });
     assert!(one.metric("tidings_log_since_checkpoint_bytes") > 6 << 20);
     assert!(one.run(&["set", "k", "v"]).refused(1).contains("max_log"));
     let mut redis = one.redis();
