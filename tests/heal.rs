@@ -13,6 +13,7 @@ use tidings::core::replica::Recovery;
 use tidings::core::table::HashKey;
 use tidings::engine::{Engine, Input, LinkId, Now, Preparing, Settings, Write};
 use tidings_proto::frame::encode_message;
+use tidings_proto::message::Sync;
 use tidings_proto::{Actor, Hello, Message, Name};
 
 /// Keys that each side writes, and how many of them the other writes as well.
@@ -318,4 +319,33 @@ fn a_stopped_node_merges_nothing() {
         let merged = cluster.nodes[0].replica().state().fingerprint() != before;
         assert_eq!(merged, !stops);
     }
+}
+
+/// What has been worked out of a merge stands for what had come: a block that comes unasked then ends it.
+#[test]
+fn a_block_that_nobody_asked_for() {
+    let mut cluster = Cluster::new(2, 0);
+    for at in 0..2 {
+        cluster.nodes[at].set_preparing(Preparing { keys: 1, pause: 100_000 });
+        for n in 0..20 {
+            let key = format!("{at}:{n}");
+            cluster.nodes[at].write(cluster.now, Write::Set { key: key.as_bytes(), value: b"v" }).unwrap();
+        }
+    }
+    cluster.step();
+    cluster.link(0, 1);
+    let mut last = None;
+    while cluster.nodes[0].gossip().merge_progress().is_none_or(|progress| progress.keys < 20) {
+        cluster.step();
+        let blocks = cluster.on_their_way.iter().filter_map(|(_, to, message)| match message {
+            Message::Sync(Sync::Block { id, index, block }) if *to == 0 => Some((*id, *index, block.clone())),
+            _ => None,
+        });
+        last = blocks.last().or(last);
+    }
+    let (id, index, block) = last.unwrap();
+    let message = Message::Sync(Sync::Block { id, index: index + 1, block });
+    cluster.nodes[0].handle(cluster.now, Input::Message { link: link(1), message });
+    let counts = cluster.nodes[0].gossip().counts();
+    assert_eq!((counts.merges, counts.merges_aborted, counts.refused), (0, 1, 1));
 }
