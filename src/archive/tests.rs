@@ -102,6 +102,14 @@ async fn upload(place: &Place, node: &str, source: &Source) -> Result<(Manifest,
     Ok((manifest, counts.uploaded.load(Ordering::Relaxed), counts.skipped.load(Ordering::Relaxed)))
 }
 
+/// Until the clock shows a later time: what is archived then bears a later name.
+async fn next_millisecond() {
+    let now = wall_millis();
+    while wall_millis() <= now {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn bring_back(place: &Place, wanted: &Wanted) -> Result<(Restored, Got), RestoreError> {
     let disk = MemDisk::new();
     let restored = restore(place, wanted, Arc::new(disk.clone())).await;
@@ -226,7 +234,7 @@ async fn several_realms_and_nodes_lie_side_by_side() {
     source.append(10).checkpoint();
     let (of_a, ..) = upload(&place, "a", &source).await.unwrap();
     source.append(10).checkpoint();
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    next_millisecond().await;
     let (of_b, ..) = upload(&place, "b", &source).await.unwrap();
     let (restored, got) = bring_back(&place, &Wanted::default()).await.unwrap();
     assert_eq!((restored.manifest, got.count()), (of_b.name(), 20), "the newest of all nodes");

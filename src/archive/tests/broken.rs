@@ -10,7 +10,7 @@ async fn two(store: &Arc<InMemory>) -> (Place, Source, Manifest, Manifest) {
     let mut source = Source::new();
     source.append(30).checkpoint();
     let (old, ..) = upload(&place, "a", &source).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    next_millisecond().await;
     source.append(10).checkpoint();
     let (new, ..) = upload(&place, "a", &source).await.unwrap();
     (place, source, old, new)

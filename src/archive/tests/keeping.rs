@@ -14,7 +14,7 @@ async fn filled(store: &Arc<InMemory>, count: u32) -> (Place, Source, Vec<Manife
         // A block that changes with each checkpoint, and blocks that stay.
         source.append(12).checkpoint();
         names.push(upload(&place, "a", &source).await.unwrap().0.name());
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        next_millisecond().await;
     }
     upload(&place, "b", &source).await.unwrap();
     (place, source, names)
