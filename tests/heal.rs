@@ -337,11 +337,11 @@ fn a_block_that_nobody_asked_for() {
     let mut last = None;
     while cluster.nodes[0].gossip().merge_progress().is_none_or(|progress| progress.keys < 20) {
         cluster.step();
-        let blocks = cluster.on_their_way.iter().filter_map(|(_, to, message)| match message {
+        let mut blocks = cluster.on_their_way.iter().rev().filter_map(|(_, to, message)| match message {
             Message::Sync(Sync::Block { id, index, block }) if *to == 0 => Some((*id, *index, block.clone())),
             _ => None,
         });
-        last = blocks.last().or(last);
+        last = blocks.next().or(last);
     }
     let (id, index, block) = last.unwrap();
     let message = Message::Sync(Sync::Block { id, index: index + 1, block });
